@@ -1,0 +1,18 @@
+"""Data on disk and made up; see :func:`create_dataset`."""
+
+from paumer.data.check import CheckReport, check_dataset
+from paumer.data.datasets import DatasetSpec, Sample, SegmentationDataset, create_dataset
+from paumer.data.images import list_images, read_image, read_mask, save_index_mask
+
+__all__ = [
+    "CheckReport",
+    "DatasetSpec",
+    "Sample",
+    "SegmentationDataset",
+    "check_dataset",
+    "create_dataset",
+    "list_images",
+    "read_image",
+    "read_mask",
+    "save_index_mask",
+]

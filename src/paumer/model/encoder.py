@@ -1,0 +1,102 @@
+"""The pausing encoder: a timm ViT's own layers in a loop that parks certain patches and assembles them at the end.
+
+Knows nothing of images' sizes, decoders or losses. Source: PAUMER, Fig. 2 and section 2.2; Segmenter for the preset
+"segmenter"; timm's `VisionTransformer.forward_features`, which this equals bit for bit when nothing pauses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import timm
+import torch
+from timm.layers import resample_abs_pos_embed
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from paumer.errors import InputError, did_you_mean
+from paumer.model.presets import Preset
+from paumer.model.tokens import Tokens, assemble_tokens, split_tokens
+from paumer.model.trace import PauseStep, Trace
+
+# (layer, running tokens) -> scores (B, n), auxiliary logits (B, n, C) or None
+ScoreTokens = Callable[[int, Tensor], tuple[Tensor, Tensor | None]]
+
+
+def create_vit(backbone: str, image_size: tuple[int, int], preset: Preset, drop_path_rate: float) -> VisionTransformer:
+    """A plain ViT of timm with random weights, without its classifier, for any image size at run time."""
+    name = backbone.split(".")[0]
+    if not timm.is_model(name):
+        raise InputError(f"unknown backbone '{backbone}': {did_you_mean(name, timm.list_models('*vit*'))}")
+    kwargs = dict(img_size=image_size, dynamic_img_size=True, num_classes=0, drop_path_rate=drop_path_rate)
+    if preset.encoder_eps is not None:
+        kwargs["norm_layer"] = partial(nn.LayerNorm, eps=preset.encoder_eps)
+    try:
+        vit = timm.create_model(name, pretrained=False, **kwargs)
+    except TypeError:
+        vit = None  # not a ViT: it does not know these arguments
+    if not isinstance(vit, VisionTransformer) or vit.pos_embed is None:
+        raise InputError(f"'{backbone}' is not a plain ViT of timm: take one such as vit_tiny_patch16_384")
+    return vit
+
+
+def embed_patches(vit: VisionTransformer, images: Tensor, preset: Preset) -> tuple[Tensor, tuple[int, int]]:
+    """(B, 3, H, W) normalised images -> (B, P + N, D) tokens with positions, prefix tokens first, and the grid."""
+    x = vit.patch_embed(images)  # (B, h, w, D)
+    grid = (x.shape[1], x.shape[2])
+    # timm's private step is used as it is where its resize is wanted: DeiT and register tokens come right by themselves.
+    x = vit._pos_embed(x) if preset.pos_embed is None else _add_positions(vit, x, preset.pos_embed)
+    return vit.norm_pre(vit.patch_drop(x)), grid
+
+
+def _add_positions(vit: VisionTransformer, x: Tensor, interpolation: str) -> Tensor:
+    """What `vit._pos_embed` does, with the resize of another code base: not antialiased, at every grid but its own."""
+    batch_size, h, w, _ = x.shape
+    prefix = [vit.cls_token, vit.reg_token]
+    if isinstance(vit, VisionTransformerDistilled):
+        prefix = [vit.cls_token, vit.dist_token]
+    positions = resample_abs_pos_embed(
+        vit.pos_embed,
+        new_size=[h, w],
+        old_size=list(vit.patch_embed.grid_size),
+        num_prefix_tokens=0 if vit.no_embed_class else vit.num_prefix_tokens,
+        interpolation=interpolation,
+        antialias=False,
+    )
+    x = x.flatten(1, 2)  # (B, N, D)
+    tokens = [token.expand(batch_size, -1, -1) for token in prefix if token is not None]
+    if vit.no_embed_class:
+        return vit.pos_drop(torch.cat([*tokens, x + positions], dim=1))
+    return vit.pos_drop(torch.cat([*tokens, x], dim=1) + positions)
+
+
+def encode(
+    vit: VisionTransformer, images: Tensor, counts: Mapping[int, int], score_tokens: ScoreTokens, preset: Preset
+) -> tuple[Tensor, Trace]:
+    """(B, 3, H, W) normalised images, sides multiples of the patch -> (B, N, D) normed tokens in raster order.
+
+    ``counts`` maps a layer, counted from 1, to the number of tokens paused after it; layers with a count of 0 are scored
+    only. A paused token is not updated any more and no running token attends to it; prefix tokens never pause.
+    """
+    x, grid = embed_patches(vit, images, preset)
+    num_prefix, num_tokens = vit.num_prefix_tokens, grid[0] * grid[1]
+    index = torch.arange(num_tokens, device=x.device).expand(x.shape[0], -1)  # (B, N)
+    parked: list[Tokens] = []
+    steps: list[PauseStep] = []
+    for layer, block in enumerate(vit.blocks, start=1):
+        x = block(x)
+        if layer not in counts:
+            continue
+        running = Tokens(x[:, num_prefix:], index)
+        scores, aux_logits = score_tokens(layer, running.x)
+        # Only the order of the scores is used, and an order has no gradient.
+        paused, kept = split_tokens(running, scores.detach(), counts[layer])
+        steps.append(PauseStep(layer, index, scores, aux_logits, paused.index))
+        if counts[layer]:
+            parked.append(paused)
+            x, index = torch.cat([x[:, :num_prefix], kept.x], dim=1), kept.index
+    tokens = assemble_tokens([*parked, Tokens(x[:, num_prefix:], index)])
+    # The norm works token by token, so once after assembling is the same as on each group.
+    return vit.norm(tokens), Trace(grid, images.shape[0], tuple(steps))
