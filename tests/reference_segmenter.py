@@ -59,7 +59,7 @@ def mmseg_logits(state: State, images: Tensor) -> Tensor:
     if "decode_head.cls_emb" not in state:
         maps = x.transpose(1, 2).reshape(len(x), dim, h, w)
         logits = F.conv2d(maps, state["decode_head.conv_seg.weight"], state["decode_head.conv_seg.bias"])
-        return enlarge(logits.flatten(2).transpose(1, 2), (h, w), patch, size)
+        return stretch(logits.flatten(2).transpose(1, 2), (h, w), size)
     x = linear(x, state, "decode_head.dec_proj")
     num_classes = state["decode_head.cls_emb"].shape[1]
     x = torch.cat([x, state["decode_head.cls_emb"].expand(len(x), num_classes, dim)], dim=1)
@@ -69,7 +69,7 @@ def mmseg_logits(state: State, images: Tensor) -> Tensor:
     patches = F.linear(x[:, :-num_classes], state["decode_head.patch_proj.weight"])
     classes = F.linear(x[:, -num_classes:], state["decode_head.classes_proj.weight"])
     masks = norm(cosines(patches, classes), state, "decode_head.mask_norm", 1e-5)
-    return enlarge(masks, (h, w), patch, size)
+    return stretch(masks, (h, w), size)
 
 
 def rstrudel_block(x: Tensor, p: State, eps: float) -> Tensor:
@@ -118,6 +118,12 @@ def enlarge(scores: Tensor, grid: tuple[int, int], patch: int, size: tuple[int, 
     maps = scores.transpose(1, 2).reshape(len(scores), -1, *grid)
     maps = F.interpolate(maps, size=(grid[0] * patch, grid[1] * patch), mode="bilinear", align_corners=False)
     return maps[:, :, : size[0], : size[1]]
+
+
+def stretch(scores: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """(B, N, K) -> (B, K, H, W), without a way over the padded image: mmseg's decode heads resize to the input's size."""
+    maps = scores.transpose(1, 2).reshape(len(scores), -1, *grid)
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
 def norm(x: Tensor, p: State, name: str, eps: float) -> Tensor:

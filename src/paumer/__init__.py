@@ -1,3 +1,55 @@
-"""PAUMER: segmentation transformers whose certain patches pause."""
+"""PAUMER: segmentation transformers whose certain patches pause. One checkpoint, every speed.
+
+>>> import paumer
+>>> prediction = paumer.Predictor("checkpoints/camvid-vit-tiny", pause="5:0.6")("street.jpg")
+>>> prediction.plot().save("overlay.png")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Where each public name lives. They are imported when first used, so that `import paumer` costs no torch. The functions
+# `paumer.train.train` and `paumer.evaluate.evaluate` are not here: their names are those of their modules.
+_HOMES = {
+    "CRITERION_NAMES": "paumer.model",
+    "InferenceConfig": "paumer.inference",
+    "InputError": "paumer.errors",
+    "NO_PAUSE": "paumer.pause",
+    "PAPER_CONFIGS": "paumer.pause",
+    "PauseConfig": "paumer.pause",
+    "Prediction": "paumer.predictor",
+    "Predictor": "paumer.predictor",
+    "Segmenter": "paumer.model",
+    "SegmenterConfig": "paumer.model",
+    "TrainConfig": "paumer.train",
+    "check_dataset": "paumer.data",
+    "convert_checkpoint": "paumer.checkpoint",
+    "create_dataset": "paumer.data",
+    "create_model": "paumer.model",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+if TYPE_CHECKING:
+    from paumer.checkpoint import convert_checkpoint
+    from paumer.data import check_dataset, create_dataset
+    from paumer.errors import InputError
+    from paumer.inference import InferenceConfig
+    from paumer.model import CRITERION_NAMES, Segmenter, SegmenterConfig, create_model
+    from paumer.pause import NO_PAUSE, PAPER_CONFIGS, PauseConfig
+    from paumer.predictor import Prediction, Predictor
+    from paumer.train import TrainConfig
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'paumer' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

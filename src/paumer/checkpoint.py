@@ -64,12 +64,7 @@ def load_backbone(model: Segmenter, weights: str | Path) -> None:
 
 def open_segmenter(path: str | Path) -> Segmenter:
     """A model folder, a hub repository, or a foreign checkpoint file (`paumer convert` reads the same)."""
-    if Path(path).is_file():
-        converted = convert_file(path)
-        model = Segmenter(SegmenterConfig.from_dict(dict(converted.config), origin=str(path)))
-        load_strictly(model, dict(converted.state), origin=str(path))
-        return model.eval()
-    return Segmenter.from_pretrained(path)
+    return _converted(path) if Path(path).is_file() else Segmenter.from_pretrained(path)
 
 
 def start_from(model: Segmenter, path: str | Path) -> list[str]:
@@ -94,8 +89,11 @@ def start_from(model: Segmenter, path: str | Path) -> list[str]:
         if not fits and key.startswith(CLASS_TENSORS):
             fresh.append(key)
             state[key] = value
-    load_strictly(model, {key: value for key, value in state.items() if key in own or not key.startswith("aux_head.")},
-                  origin=str(path))
+    load_strictly(
+        model,
+        {key: value for key, value in state.items() if key in own or not key.startswith("aux_head.")},
+        origin=str(path),
+    )
     if fresh:
         log.warning("%s start afresh: %s", len(fresh), ", ".join(fresh))
     return fresh
@@ -117,11 +115,17 @@ def num_parameters(model: nn.Module) -> int:
     return sum(math.prod(parameter.shape) for parameter in model.parameters())
 
 
-def convert_to_folder(path: str | Path, out: str | Path, variant: str | Path | None = None,
-                      dtype: torch.dtype | None = None) -> Segmenter:
+def convert_checkpoint(
+    path: str | Path, out: str | Path, variant: str | Path | None = None, dtype: torch.dtype | None = None
+) -> Segmenter:
     """Reads a foreign Segmenter checkpoint and writes our model folder; nothing is written if anything does not fit."""
-    converted = convert_file(path, variant)
-    model = Segmenter(SegmenterConfig.from_dict(dict(converted.config), origin=str(path)))
-    load_strictly(model, dict(converted.state), origin=str(path))
+    model = _converted(path, variant)
     model.save_pretrained(out, dtype=dtype)
     return model
+
+
+def _converted(path: str | Path, variant: str | Path | None = None) -> Segmenter:
+    converted = convert_file(path, variant)
+    model = Segmenter(SegmenterConfig.from_dict(converted.config, origin=str(path)))
+    load_strictly(model, converted.state, origin=str(path))
+    return model.eval()

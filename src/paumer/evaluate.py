@@ -7,27 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from paumer.data.datasets import DatasetSpec, Sample
+from paumer.data.datasets import Dataset
 from paumer.errors import InputError
 from paumer.inference import InferenceConfig, segment_image
 from paumer.metrics import SegmentationMeter, SegmentationScores
 from paumer.model import Segmenter
 from paumer.pause import NO_PAUSE, PauseConfig
-
-
-class Dataset(Protocol):
-    """What evaluation and training need of a data set."""
-
-    spec: DatasetSpec
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> Sample: ...
 
 
 @dataclass(frozen=True)
@@ -57,9 +48,19 @@ class EvalResult:
 def inference_config(model: Segmenter, **overrides: Any) -> InferenceConfig:
     """How the model's own configuration wants images cut up; ``overrides`` that are not None win."""
     config = model.config
-    values = {"mode": config.mode, "base_size": config.base_size, "crop_size": config.crop_size, "stride": config.stride}
+    values = {
+        "mode": config.mode,
+        "base_size": config.base_size,
+        "crop_size": config.crop_size,
+        "stride": config.stride,
+    }
     values.update({key: value for key, value in overrides.items() if value is not None})
     return InferenceConfig(**values)
+
+
+def spread_indices(size: int, limit: int) -> Sequence[int]:
+    """``limit`` of ``size`` indices, spread evenly; all of them if ``limit`` is 0 or too large."""
+    return range(size) if not 0 < limit < size else [index * size // limit for index in range(limit)]
 
 
 @torch.inference_mode()

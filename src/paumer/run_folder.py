@@ -67,8 +67,13 @@ class RunFolder:
         return sorted((self.path / "checkpoints").glob("step_*"))
 
     def save(
-        self, step: int, model: Segmenter, ema: dict[str, Tensor] | None, optimizer: dict[str, Any],
-        progress: dict[str, Any], keep: int,
+        self,
+        step: int,
+        model: Segmenter,
+        ema: dict[str, Tensor] | None,
+        optimizer: dict[str, Any],
+        progress: dict[str, Any],
+        keep: int,
     ) -> Path:
         """Checkpoint after ``step`` steps; the oldest beyond ``keep`` are deleted once it is complete."""
         path = self.path / "checkpoints" / f"step_{step:08d}"

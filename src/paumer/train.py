@@ -26,10 +26,10 @@ from tqdm import tqdm
 
 from paumer.checkpoint import load_backbone, start_from
 from paumer.data.batches import StepBatches, StepSamples, create_loader
-from paumer.data.datasets import create_dataset
+from paumer.data.datasets import Dataset, create_dataset
 from paumer.data.transforms import TrainTransform, sample_generator
 from paumer.errors import InputError, MissingExtraError, did_you_mean
-from paumer.evaluate import Dataset, EvalResult, evaluate, inference_config
+from paumer.evaluate import EvalResult, evaluate, inference_config, spread_indices
 from paumer.loss import SegmentationLoss, segmentation_loss
 from paumer.model import CRITERION_NAMES, Segmenter, create_model
 from paumer.optim import create_ema, create_optimizer, poly_lr, set_lr
@@ -201,7 +201,9 @@ class TrainConfig:
             return parse_pauses(["none"] if self.pausing == "none" else ["none", "5:0.6"])
         pauses = parse_pauses(self.val_pauses)
         if self.pausing == "none" and pauses != [NO_PAUSE]:
-            raise InputError("a plain Segmenter (pausing: none) can only be validated without pausing: val_pauses [none]")
+            raise InputError(
+                "a plain Segmenter (pausing: none) can only be validated without pausing: val_pauses [none]"
+            )
         return pauses
 
     def pause_at(self, step: int) -> PauseConfig:
@@ -308,7 +310,12 @@ class _Training:
     """One run's moving parts. Only :func:`train` makes one."""
 
     def __init__(
-        self, config: TrainConfig, accelerator: Accelerator, model: Segmenter, train_set: Dataset, val_set: Dataset,
+        self,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        model: Segmenter,
+        train_set: Dataset,
+        val_set: Dataset,
         run: RunFolder,
     ) -> None:
         self.config, self.accelerator, self.run_folder = config, accelerator, run
@@ -356,8 +363,13 @@ class _Training:
             accelerator.init_trackers("tracker", config=None)
         batches = iter(self._loader())
         progress = tqdm(
-            total=config.steps, initial=self.step, desc="training", unit="step", dynamic_ncols=True,
-            disable=not accelerator.is_main_process, mininterval=1 if sys.stderr.isatty() else 30,
+            total=config.steps,
+            initial=self.step,
+            desc="training",
+            unit="step",
+            dynamic_ncols=True,
+            disable=not accelerator.is_main_process,
+            mininterval=1 if sys.stderr.isatty() else 30,
         )
         clock = _Clock(self.step)
         with progress, _stop_signals() as stopped:
@@ -365,11 +377,20 @@ class _Training:
                 loss, lr = self._train_step(batches)
                 self.step += 1
                 progress.update()
-                speed = clock.images_per_second(self.step, config.batch_size * config.accumulation * accelerator.num_processes)
+                speed = clock.images_per_second(
+                    self.step, config.batch_size * config.accumulation * accelerator.num_processes
+                )
                 progress.set_postfix_str(f"loss {loss.total:.3f}, {speed:.1f} images/s", refresh=False)
                 if self.step % config.log_every == 0 or self.step == config.steps:
-                    self._log({"loss": loss.total, "loss_main": loss.main, "loss_aux": loss.aux, "lr": lr,
-                               "images_per_second": speed})
+                    self._log(
+                        {
+                            "loss": loss.total,
+                            "loss_main": loss.main,
+                            "loss_aux": loss.aux,
+                            "lr": lr,
+                            "images_per_second": speed,
+                        }
+                    )
                 if self.step == config.steps or (config.val_every and self.step % config.val_every == 0):
                     with clock.paused():
                         self._validate(progress)
@@ -387,15 +408,24 @@ class _Training:
     def _loader(self) -> Iterator[tuple[Tensor, Tensor]]:
         config, accelerator = self.config, self.accelerator
         transform = TrainTransform(
-            crop_size=config.crop_size, base_size=config.base_size, scale=config.scale,
-            cat_max_ratio=config.cat_max_ratio, flip=config.flip, photometric=config.photometric,
-            ignore_index=self.train_set.spec.ignore_index, fill=_fill_color(self.model),
+            crop_size=config.crop_size,
+            base_size=config.base_size,
+            scale=config.scale,
+            cat_max_ratio=config.cat_max_ratio,
+            flip=config.flip,
+            photometric=config.photometric,
+            ignore_index=self.train_set.spec.ignore_index,
+            fill=_fill_color(self.model),
         )
         per_step = config.batch_size * config.accumulation * accelerator.num_processes
         samples = StepSamples(self.train_set, transform, config.seed, per_step)
         batches = StepBatches(
-            config.batch_size, self.step, config.steps, config.accumulation,
-            accelerator.process_index, accelerator.num_processes,
+            config.batch_size,
+            self.step,
+            config.steps,
+            config.accumulation,
+            accelerator.process_index,
+            accelerator.num_processes,
         )
         return iter(create_loader(samples, batches, config.workers, pin_memory=accelerator.device.type == "cuda"))
 
@@ -434,8 +464,13 @@ class _Training:
         with self.accelerator.autocast():
             output = self.wrapped(images, pause, criterion=config.criterion, seeds=seeds)
         return segmentation_loss(
-            self.model, output, masks, aux_weight=config.aux_weight, weight=self.class_weight,
-            ignore_index=self.train_set.spec.ignore_index, average=config.loss_average,
+            self.model,
+            output,
+            masks,
+            aux_weight=config.aux_weight,
+            weight=self.class_weight,
+            ignore_index=self.train_set.spec.ignore_index,
+            average=config.loss_average,
         )
 
     def _refuse_nan(self, loss: float) -> None:
@@ -451,13 +486,15 @@ class _Training:
 
     def _validate(self, progress: tqdm) -> None:
         accelerator, config = self.accelerator, self.config
-        wanted = range(len(self.val_set))
-        if config.val_images:
-            wanted = [int(i * len(wanted) / config.val_images) for i in range(min(config.val_images, len(wanted)))]
+        wanted = spread_indices(len(self.val_set), config.val_images)
         model = self._best_weights_model
         results = evaluate(
-            model, self.val_set, config.parsed_val_pauses, inference=inference_config(model),
-            criterion=config.criterion, indices=wanted[accelerator.process_index :: accelerator.num_processes],
+            model,
+            self.val_set,
+            config.parsed_val_pauses,
+            inference=inference_config(model),
+            criterion=config.criterion,
+            indices=wanted[accelerator.process_index :: accelerator.num_processes],
             progress=accelerator.is_main_process,
         )
         self.latest = {"miou": {str(result.pause): result.miou for result in results}}

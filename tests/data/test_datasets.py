@@ -123,6 +123,7 @@ def test_colours_and_ids_are_not_mixed_up():
         ("a/", {("1", ""), ("2", "x"), ("3", "x/y")}),
         ("a/*.png", {("1", "")}),
         ("a/*/*.png", {("2", "x")}),
+        ("a/**", {("1", ""), ("2", "x"), ("3", "x/y")}),
         ("a/**/*.png", {("1", ""), ("2", "x"), ("3", "x/y")}),
         ("a/{parent}/{stem}.png", {("1", ""), ("2", "x"), ("3", "x/y")}),
         ("a/?.png", {("1", "")}),
@@ -130,25 +131,39 @@ def test_colours_and_ids_are_not_mixed_up():
     ],
 )
 def test_templates_match_folders_globs_and_words(tmp_path, template, found):
-    for name in ("a/1.png", "a/x/2.png", "a/x/y/3.png", "b/4.png", "a/.hidden.png", "a/note.txt"):
+    for name in ("a/1.png", "a/x/2.png", "a/x/y/3.png", "b/4.png", "a/.hidden.png", "a/.git/5.png", "a/note.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert {(w["stem"], w["parent"]) for _, w in find_files(tmp_path, template)} == found
+    assert {(f.words["stem"], f.words["parent"]) for f in find_files(tmp_path, template)} == found
+    assert all(f.path.is_file() for f in find_files(tmp_path, template))
 
 
 def test_words_match_one_name_each_and_the_same_text_again(tmp_path):
     for name in ("zurich/zurich_01_img.png", "zurich/bern_02_img.png"):
         save(tmp_path / name, np.zeros((1, 1)))
-    ((path, words),) = find_files(tmp_path, "{city}/{city}_{number}_img.png")
-    assert path == tmp_path / "zurich/zurich_01_img.png"
-    assert (words["city"], words["number"]) == ("zurich", "01")
+    (found,) = find_files(tmp_path, "{city}/{city}_{number}_img.png")
+    assert found.path == tmp_path / "zurich/zurich_01_img.png"
+    assert (found.words["city"], found.words["number"]) == ("zurich", "01")
 
 
-def test_dots_in_names_and_links_in_circles_do_no_harm(tmp_path):
+@pytest.mark.parametrize("template", ["a/{city}_{stem}.png", "{parent}/{camera}/{stem}.png", "a/{camera}/{stem}.png"])
+def test_names_differ_whatever_the_words(tmp_path, template):
+    for name in ("a/bern_1.png", "a/rome_1.png", "a/left/1.png", "a/right/1.png"):
+        save(tmp_path / name, np.zeros((1, 1)))
+    found = find_files(tmp_path, template)
+    assert len({f.name for f in found}) == len(found) >= 2
+
+
+def test_dots_in_names_are_kept(tmp_path):
     save(tmp_path / "a" / "v1.2.frame.png", np.zeros((1, 1)))
-    (tmp_path / "a" / "again").symlink_to(tmp_path / "a")
-    ((_, words),) = find_files(tmp_path, "a/{parent}/{stem}.*")
-    assert words["stem"] == "v1.2.frame"
+    assert find_files(tmp_path, "a/{stem}.*")[0].words["stem"] == "v1.2.frame"
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    save(tmp_path / "a/day/1.png", np.zeros((1, 1)))
+    (tmp_path / "a/night").symlink_to(tmp_path / "a/day")
+    (tmp_path / "a/day/back").symlink_to(tmp_path / "a")
+    assert [f.name for f in find_files(tmp_path, "a")] == ["day/1", "night/1"]
 
 
 # --- known trees

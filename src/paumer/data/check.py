@@ -157,7 +157,7 @@ def _inspect(spec: DatasetSpec, pair: Pair) -> _Finding:
     mismatch = None
     if size is not None and raw is not None and size_text(raw.shape) != size:
         mismatch = f"mask {size_text(raw.shape)}, image {size}"
-    if found is None:
+    if raw is None or found is None:
         return _Finding(str(pair.mask), unreadable, size, mismatch)
     unknown = spec.count_unknown(raw, found) if (found < 0).any() else {}
     counts = np.bincount(found[found >= 0], minlength=256)

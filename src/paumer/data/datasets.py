@@ -238,8 +238,15 @@ class Pairing:
     twins: tuple[tuple[Path, Path], ...]  # two images of one name, such as a.png and a.jpg
 
 
-def find_files(root: Path, template: str) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Image files that match a template below ``root``, with the text that stood for each of its ``{words}``.
+@dataclass(frozen=True)
+class FoundFile:
+    path: Path
+    name: str  # folder/stem, below the template's fixed part
+    words: Mapping[str, str]  # the text that stood for each {word} of the template
+
+
+def find_files(root: Path, template: str) -> list[FoundFile]:
+    """Image files that match a template below ``root``, sorted by path.
 
     A template is a folder (all images in it, at any depth), a glob (``*``, ``?``, ``**/``), or has ``{words}`` that
     match one file or folder name each, like ``images/{city}/{stem}.png``. ``{parent}/`` matches any number of folders,
@@ -248,18 +255,24 @@ def find_files(root: Path, template: str) -> Iterator[tuple[Path, dict[str, str]
     """
     prefix, rest = _split_template(template)
     pattern = _template_regex(rest)
+    only_stem = set(_words(rest.rsplit("/", 1)[-1])) == {"stem"}
+    files = []
     for below in _walk(root / prefix, depth=None if "**" in rest or "{parent}" in rest else rest.count("/")):
         if match := pattern.fullmatch(below):
-            path = Path(below)
-            parent = "" if path.parent == Path(".") else path.parent.as_posix()
-            yield root / prefix / below, {"stem": path.stem, "parent": parent, **match.groupdict("")}
+            folder, _, file = below.rpartition("/")
+            words = {"stem": Path(file).stem, "parent": folder, **match.groupdict("")}
+            stem = words["stem"] if only_stem else Path(file).stem
+            files.append(FoundFile(root / prefix / below, f"{folder}/{stem}".lstrip("/"), words))
+    return sorted(files, key=lambda found: found.path)
 
 
 def _split_template(template: str) -> tuple[str, str]:
     """ "a/b/*/{stem}.png" -> ("a/b", "*/{stem}.png"); of a plain folder, everything in it."""
     parts = template.rstrip("/").split("/")
     fixed = next((i for i, part in enumerate(parts) if re.search(r"[{*?]", part)), len(parts))
-    return "/".join(parts[:fixed]) or ("/" if template.startswith("/") else ""), "/".join(parts[fixed:]) or "**/*"
+    rest = "/".join(parts[fixed:]) or "**/*"
+    rest += "/*" if rest.endswith("**") else ""
+    return "/".join(parts[:fixed]) or ("/" if template.startswith("/") else ""), rest
 
 
 def _template_regex(template: str) -> re.Pattern[str]:
@@ -284,49 +297,57 @@ def _words(template: str) -> list[str]:
     return list(dict.fromkeys(re.findall(r"\{(\w+)\}", template)))
 
 
-def _walk(folder: Path, depth: int | None) -> Iterator[str]:
-    """Paths of image files, relative to ``folder``, down to ``depth`` folders (None: all); links are followed, once."""
-    seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        below = Path(place).relative_to(folder)
-        real = os.path.realpath(place)
-        if real in seen or (depth is not None and len(below.parts) >= depth):
-            folders.clear()
-        if real not in seen:
-            yield from ((below / name).as_posix() for name in files if is_image_name(name))
-        seen.add(real)
+def _walk(folder: Path, depth: int | None, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Paths of image files, relative to ``folder``, down to ``depth`` folders (None: all). Hidden folders are left out.
+
+    Links are followed, but not back into a folder ``above``.
+    """
+    real = os.path.realpath(folder)
+    if real in above or not folder.is_dir():
+        return
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise InputError(f"cannot list the folder {folder} ({error.strerror}); make it readable") from error
+    for entry in entries:
+        if not entry.is_dir():
+            if is_image_name(entry.name):
+                yield entry.name
+        elif depth != 0 and not entry.name.startswith("."):
+            deeper = _walk(folder / entry.name, None if depth is None else depth - 1, (*above, real))
+            yield from (f"{entry.name}/{below}" for below in deeper)
 
 
 def pair_files(layout: Layout) -> Pairing:
     """List a split's folders and put images and masks together, without opening any file."""
-    images: dict[str, tuple[Path, dict[str, str]]] = {}
+    images: dict[str, FoundFile] = {}
     twins = []
-    for path, words in sorted(find_files(layout.root, layout.images), key=lambda found: found[0]):
-        name = "/".join(filter(None, (words["parent"], words["stem"])))
-        if name in images:
-            twins.append((images[name][0], path))
+    for image in find_files(layout.root, layout.images):
+        if image.name in images:
+            twins.append((images[image.name].path, image.path))
         else:
-            images[name] = (path, words)
-    sources = [(source, _words(source.template)) for source in layout.masks]
-    found = [_files_by_words(layout.root, source.template, keys) for source, keys in sources]
+            images[image.name] = image
     pairs: dict[str, Pair] = {}
-    for (source, keys), masks in zip(sources, found, strict=True):
-        for name, (path, words) in images.items():
-            # Taken out of `masks`, so that what remains is orphans; the second encoding of a pair is none.
-            mask = masks.pop(tuple(words[key] for key in keys), None)
+    orphans: list[Path] = []
+    for source in layout.masks:
+        keys = _words(source.template)
+        masks = {_values(mask, keys): mask.path for mask in reversed(find_files(layout.root, source.template))}
+        for name, image in images.items():
+            # Taken out of `masks`, so that orphans remain; a mask in a second encoding is none.
+            mask = masks.pop(_values(image, keys), None)
             if mask is not None and name not in pairs:
-                pairs[name] = Pair(path, mask, name, source.train_ids)
+                pairs[name] = Pair(image.path, mask, name, source.train_ids)
+        orphans += masks.values()
     return Pairing(
-        pairs=tuple(pairs[name] for name in images if name in pairs),
-        images_without_masks=tuple(path for name, (path, _) in images.items() if name not in pairs),
-        masks_without_images=tuple(sorted(path for masks in found for path in masks.values())),
+        pairs=tuple(pairs[name] for name in sorted(pairs)),
+        images_without_masks=tuple(image.path for name, image in images.items() if name not in pairs),
+        masks_without_images=tuple(sorted(orphans)),
         twins=tuple(twins),
     )
 
 
-def _files_by_words(root: Path, template: str, keys: list[str]) -> dict[tuple[str, ...], Path]:
-    files = sorted(find_files(root, template), key=lambda found: found[0], reverse=True)  # so the first by name stays
-    return {tuple(words[key] for key in keys): path for path, words in files}
+def _values(found: FoundFile, keys: list[str]) -> tuple[str, ...]:
+    return tuple(found.words[key] for key in keys)
 
 
 class SegmentationDataset:
@@ -647,14 +668,15 @@ def _yaml_table(path: Path, mapping: Any, names: tuple[str, ...]) -> Table:
 def _yaml_colors(path: Path, mapping: Any, names: tuple[str, ...]) -> ColorTable:
     if not isinstance(mapping, dict) or not mapping:
         raise InputError(f"{path}: 'color_mapping' must look like {{\"64,32,32\": road}}, got {mapping!r}")
-    colors = {}
+    colors: dict[Color, int] = {}
     for text, value in mapping.items():
         parts = re.fullmatch(r"\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*", str(text))
-        if parts is None or max(color := tuple(map(int, parts.groups()))) > 255:
+        red, green, blue = map(int, parts.groups()) if parts else (256, 256, 256)
+        if max(red, green, blue) > 255:
             raise InputError(f'{path}: a colour must be written "R,G,B" with numbers 0..255, got {text!r}')
-        if color in colors:
+        if (red, green, blue) in colors:
             raise InputError(f"{path}: the colour {text} stands twice in 'color_mapping'")
-        colors[color] = _yaml_class(path, value, names)
+        colors[red, green, blue] = _yaml_class(path, value, names)
     return tuple(colors.items())
 
 

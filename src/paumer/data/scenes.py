@@ -305,7 +305,7 @@ def draw_light(dice: Dice) -> Light:
     if kind == "dusk":
         tones = (0.85 * g, 0.66 * g, 0.5 * g), (0.38 * g, 0.36 * g, 0.44 * g), (0.82, 0.58, 0.42)
         return Light(*tones, metres, (0.34, 0.38, 0.55), side, False, 0.5)
-    tones = (0.46 * g, 0.42 * g, 0.38 * g), (0.28 * g, 0.29 * g, 0.36 * g), (0.20, 0.20, 0.27)
+    tones = (0.58 * g, 0.53 * g, 0.47 * g), (0.36 * g, 0.37 * g, 0.45 * g), (0.22, 0.22, 0.30)
     return Light(*tones, metres, (0.07, 0.09, 0.17), side, True, 0.3)
 
 
@@ -587,7 +587,7 @@ def paint_crown(stage: Stage, centre: Point, rx: float, ry: float, colour: Colou
 
 
 def paint_tree(stage: Stage, right: float, ahead: float) -> None:
-    """A trunk with a crown, or a conifer-like slim one."""
+    """A trunk with a crown."""
     dice, camera = stage.dice, stage.camera
     height = dice.between(4, 9)
     radius = height * dice.between(0.2, 0.36)
@@ -632,8 +632,13 @@ def paint_fence(stage: Stage, plane: float, near: float, far: float, style: str,
         solid = upright | level
         fine = np.clip(stage.camera.focal * pitch / ahead - 2.0, 0, 1)  # bars merge into a veil where they get too fine
         veil = 0.92 if style == "planks" else 0.62
-        opacity = np.where(solid, 0.95, 0.8 if style == "planks" else 0.22) * fine + veil * (1 - fine)
-        shade = (np.where(solid, 1.0, 0.55) * fine + 0.85 * (1 - fine)) + 0.2 * stage.grain(u * 20, y * 9)
+        gaps = 0.8 if style == "planks" else 0.22
+        opacity = np.where(solid, np.float32(0.95), np.float32(gaps)) * fine + veil * (1 - fine)
+        shade = (
+            np.where(solid, np.float32(1), np.float32(0.55)) * fine
+            + 0.85 * (1 - fine)
+            + 0.2 * stage.grain(u * 20, y * 9)
+        )
         return (
             np.full_like(u, height),
             shade[..., None] * np.asarray(stage.lit(colour, near, facing), np.float32),
@@ -706,12 +711,12 @@ def paint_lamp(stage: Stage, right: float, ahead: float) -> None:
     """A street lamp, a mast or a bollard: pole."""
     dice, camera = stage.dice, stage.camera
     scale = camera.focal / ahead
-    radius = max(dice.between(0.08, 0.15) * scale, 1.9 * stage.unit)
+    radius = max(dice.between(0.1, 0.2) * scale, 2.4 * stage.unit)
     kind = dice.pick(("lamp", "lamp", "mast", "bollard"))
     height = {"lamp": dice.between(4.5, 7.5), "mast": dice.between(5, 9), "bollard": dice.between(0.9, 1.2)}[kind]
     colour = stage.lit(dice.colour(GREYS + GREENS[:1] + EARTHS[:2]), ahead, 0.7)
     top = camera.project(right, height, ahead)
-    stage.capsule(camera.project(right, 0, ahead), top, radius * (1.5 if kind == "bollard" else 1), colour, POLE)
+    stage.capsule(camera.project(right, 0, ahead), top, radius * (1.4 if kind == "bollard" else 1), colour, POLE)
     if kind == "lamp":
         reach = (-1.2 if right > 0 else 1.2) * dice.between(0.6, 1.3)
         arm = camera.project(right + reach, height + 0.25, ahead)
@@ -728,7 +733,7 @@ def paint_sign(stage: Stage, right: float, ahead: float) -> None:
     post = stage.lit(dice.colour(GREYS), ahead, 0.7)
     centre = camera.project(right, height, ahead)
     foot = camera.project(right, 0, ahead)
-    stage.capsule(foot, centre, max(0.075 * scale, 1.8 * stage.unit), post, POLE)
+    stage.capsule(foot, centre, max(0.09 * scale, 2.1 * stage.unit), post, POLE)
     rim = stage.lit(dice.colour((*VIVID[:2], *BLUES, WHITE)), ahead)
     field = stage.lit(dice.colour((WHITE, WHITE, BLUES[2], *VIVID[:3])), ahead)
     if dice.chance(0.15):
@@ -1014,7 +1019,7 @@ def furnish(stage: Stage, street: Street) -> list[tuple[float, Callable[[], None
         for _ in range(dice.pick((0, 0, 1, 2))):
             put(paint_tree, spread(0.2, 0.6), dice.between(9, 40), 1.2)
         for _ in range(dice.pick((0, 1, 2, 2, 3))):
-            put(paint_person, spread(0.1, 0.9), dice.between(4.5, 14), 0.4)
+            put(paint_person, spread(0.1, 0.9), dice.between(4.5, 11.5), 0.4)
         if dice.chance(0.5):
             for i in range(dice.count(1, 5)):
                 put(paint_car, kerb - 1.05 * out, 9 + dice.between(0, 3) + 6.2 * i, 1.2, dice.pick(HEADINGS))
@@ -1038,7 +1043,7 @@ def furnish(stage: Stage, street: Street) -> list[tuple[float, Callable[[], None
     for _ in range(dice.pick((0, 1, 1, 1, 2))):
         put(paint_cyclist, dice.between(left + 0.4, right - 0.4), dice.between(5, 13), 0.5)
     if dice.chance(0.3):
-        put(paint_person, dice.between(left, right), dice.between(6, 16), 0.4)
+        put(paint_person, dice.between(left, right), dice.between(6, 13), 0.4)
     return things
 
 
@@ -1085,7 +1090,8 @@ def render_scene(seed: int, size: tuple[int, int] = (256, 384)) -> tuple[np.ndar
 
     The same seed and size give the same bytes. Raises InputError for a negative seed or a side below 32 pixels.
     """
-    height, width = size
+    # NumPy integers would turn the float32 arithmetic into float64, and with it the bytes.
+    seed, height, width = int(seed), int(size[0]), int(size[1])
     if seed < 0 or min(height, width) < MIN_SIDE:
         raise InputError(
             f"cannot render seed {seed} at {height}x{width}: seeds start at 0 and sides at {MIN_SIDE} pixels"
@@ -1116,7 +1122,7 @@ class SceneDataset:
         defaults = {"train": 4000, "val": 100}
         if split not in defaults:
             raise InputError(f"the scenes have no split '{split}'; {did_you_mean(split, defaults)}")
-        self.split, self.size = split, size
+        self.split, self.size = split, (int(size[0]), int(size[1]))
         self.num_images = defaults[split] if num_images is None else num_images
         if self.num_images < 1:
             raise InputError(f"a dataset of {self.num_images} scenes is empty; ask for at least 1")

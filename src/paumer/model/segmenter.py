@@ -75,7 +75,9 @@ class SegmenterConfig:
                 object.__setattr__(self, field.name, value)
         for name, allowed in (("decoder", DECODERS), ("aux_head", AUX_HEADS)):
             if getattr(self, name) not in allowed:
-                raise InputError(f"unknown {name} '{getattr(self, name)}': {did_you_mean(getattr(self, name), allowed)}")
+                raise InputError(
+                    f"unknown {name} '{getattr(self, name)}': {did_you_mean(getattr(self, name), allowed)}"
+                )
         if self.num_classes < 2:
             raise InputError(f"a segmentation model needs at least 2 classes, got {self.num_classes}")
         if self.names and len(self.names) != self.num_classes:
@@ -210,9 +212,14 @@ class Segmenter(nn.Module):
         return F.pad(x, (0, w * pw - x.shape[-1], 0, h * ph - x.shape[-2]))
 
     def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        """Bilinear to the padded image, then cropped to ``size``: (B, C, h, w) on the patch grid -> (B, C, *size)."""
+        """Bilinear: (B, C, h, w) on the patch grid -> (B, C, *size).
+
+        Via the padded image, then cropped; mmsegmentation stretches to ``size`` instead, which differs where a side is
+        not a multiple of the patch.
+        """
         (h, w), (ph, pw) = logits.shape[-2:], self.patch_size
-        logits = F.interpolate(logits, size=(h * ph, w * pw), mode="bilinear", align_corners=False)
+        padded = (h * ph, w * pw) if self.preset.crop_logits else size
+        logits = F.interpolate(logits, size=padded, mode="bilinear", align_corners=False)
         return logits[..., : size[0], : size[1]]
 
     # -- files --------------------------------------------------------------------------------------------------------
@@ -241,9 +248,7 @@ class Segmenter(nn.Module):
         """
         write_model_folder(path, self.config.to_dict(), self.state_dict(), card or default_card(self.config), dtype)
 
-    def push_to_hub(
-        self, repo_id: str, *, folder: str | Path, private: bool = False, token: str | None = None
-    ) -> str:
+    def push_to_hub(self, repo_id: str, *, folder: str | Path, private: bool = False, token: str | None = None) -> str:
         """Saves to ``folder``, keeping the card that is there, and uploads it; returns the address of the commit."""
         card_path = Path(folder) / "README.md"
         self.save_pretrained(folder, card=card_path.read_text(encoding="utf-8") if card_path.is_file() else None)
