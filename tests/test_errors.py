@@ -6,7 +6,7 @@ from paumer.errors import InputError, MissingExtraError, did_you_mean
 
 
 def test_input_error_is_a_value_error():
-    with pytest.raises(ValueError, match="^no such thing$"):
+    with pytest.raises(ValueError, match=r"^no such thing$"):
         raise InputError("no such thing")
 
 

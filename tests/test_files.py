@@ -88,13 +88,13 @@ def test_a_file_in_the_way_of_a_folder_is_refused_and_kept(tmp_path):
 
 def test_a_folder_below_a_file_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot make the folder .*file/runs .*give another place"):
+    with pytest.raises(InputError, match=r"cannot make the folder .*file/runs .*give another place"):
         make_folder(tmp_path / "file" / "runs")
 
 
 def test_a_folder_in_the_way_of_a_file_is_refused_and_kept(tmp_path):
     (tmp_path / "a.txt").mkdir()
-    with pytest.raises(InputError, match="cannot write .*a.txt"):
+    with pytest.raises(InputError, match=r"cannot write .*a\.txt"):
         write_text(tmp_path / "a.txt", "x")
     assert names(tmp_path) == ["a.txt"]
 

@@ -15,12 +15,12 @@ from paumer.video import VideoWriter, is_video, probe_video, read_frames
 COLORS = np.array([(200, 30, 40), (20, 180, 60), (30, 60, 210), (240, 240, 10)], np.uint8)
 
 
-def write_stripes(path, num_frames=12, size=(48, 64), fps=12):
-    """Frame i has the four colours in columns, and a grey bar of i pixels at the top."""
+def write_stripes(path, num_frames=8, size=(48, 64), fps=8):
+    """Frame i has the four colours in columns, and a grey bar of 4 i pixels at the top."""
     with VideoWriter(path, fps, size) as writer:
         for i in range(num_frames):
             frame = np.repeat(COLORS[None], size[0], 0).repeat(-(-size[1] // 4), axis=1)[:, : size[1]].copy()
-            frame[: 2 * i] = 128
+            frame[: 4 * i] = 128
             writer.write(frame)
 
 
@@ -29,13 +29,13 @@ def test_frames_come_back_in_order_padded_to_even_sizes(tmp_path, size):
     pytest.importorskip("av")
     write_stripes(tmp_path / "a.mp4", size=size)
     frames = list(read_frames(tmp_path / "a.mp4"))
-    assert [index for index, _, _ in frames] == list(range(12))
-    np.testing.assert_allclose([seconds for _, seconds, _ in frames], np.arange(12) / 12, atol=1e-6)
+    assert [index for index, _, _ in frames] == list(range(8))
+    np.testing.assert_allclose([seconds for _, seconds, _ in frames], np.arange(8) / 8, atol=1e-6)
     even = (3, size[0] + size[0] % 2, size[1] + size[1] % 2)
     assert all(frame.shape == even and frame.dtype == torch.uint8 for _, _, frame in frames)
     for index, _, frame in frames:  # the length of the grey bar tells which frame it is
         is_grey = (frame[:, :, 4].float() - 128).abs().amax(0) < 20
-        assert abs(int(is_grey.sum()) - 2 * index) <= 1
+        assert abs(int(is_grey.sum()) - 4 * index) < 2
 
 
 def test_colours_survive_the_round_trip(tmp_path):
@@ -76,7 +76,7 @@ def test_a_cut_video_gives_its_frames_and_then_the_error(tmp_path):
     content = (tmp_path / "whole.mkv").read_bytes()
     (tmp_path / "cut.mkv").write_bytes(content[: len(content) * 2 // 3])
     indices = []
-    with pytest.raises(InputError, match="cut.mkv") as error:
+    with pytest.raises(InputError, match=r"cut\.mkv") as error:
         for index, _, _ in read_frames(tmp_path / "cut.mkv"):
             indices.append(index)
     assert 0 < len(indices) < 48 and indices == list(range(len(indices)))

@@ -1,4 +1,4 @@
-"""Tiny models that many tests share: timm's `test_vit` (6 layers, width 64, patch 16) with certain and uncertain patches.
+"""Tiny models that many tests share: timm's `test_vit` (6 layers, width 64, patch 16), with sure and unsure patches.
 
 Knows nothing of what is tested with them.
 """

@@ -118,9 +118,13 @@ def num_parameters(model: nn.Module) -> int:
 def convert_checkpoint(
     path: str | Path, out: str | Path, variant: str | Path | None = None, dtype: torch.dtype | None = None
 ) -> Segmenter:
-    """Reads a foreign Segmenter checkpoint and writes our model folder; nothing is written if anything does not fit."""
-    model = _converted(path, variant)
-    model.save_pretrained(out, dtype=dtype)
+    """Reads a foreign Segmenter checkpoint, or a model folder, and writes a model folder; its card is kept if it has one.
+
+    Nothing is written if anything does not fit.
+    """
+    model = _converted(path, variant) if Path(path).is_file() else Segmenter.from_pretrained(path)
+    card = Path(path) / "README.md"
+    model.save_pretrained(out, card=card.read_text(encoding="utf-8") if card.is_file() else None, dtype=dtype)
     return model
 
 

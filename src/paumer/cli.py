@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -51,8 +52,7 @@ def train_command(argv: Sequence[str]) -> int:
     parser = _Parser(prog="paumer train", description="Train a Segmenter, plain or pausing. Results are in --out.")
     parser.add_argument("--config", action="config", help="recipe: a YAML file of the options below; may be repeated")
     parser.add_class_arguments(TrainConfig)
-    # The keys are Python's, but a hand used to other tools types dashes.
-    argv = [_with_underscores(word) for word in argv]
+    argv = _train_words(argv, TrainConfig)
     for path in _values_of(argv, "--config"):
         check_recipe(path, TrainConfig)
     if "--out" not in {word.split("=")[0] for word in argv} and not {"-h", "--help", "--print_config"} & set(argv):
@@ -116,14 +116,17 @@ def val_command(argv: Sequence[str]) -> int:
 
 def predict_command(argv: Sequence[str]) -> int:
     """segment images, folders, globs and videos"""
-    from paumer.predictor import KINDS
-
     parser = _Parser(prog="paumer predict", description="Segment images, folders, globs and video files.")
     _add_model(parser)
     parser.add_argument("inputs", nargs="+", help="image and video files, folders, globs")
     parser.add_argument("--out", required=True, help="folder to write to")
     parser.add_argument("--pause", default="none", help=PAUSE_HELP)
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS, help="what to write")
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        help="mask, overlay, paused, entropy, figure; default: all but the figure, of videos the overlay",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace results that are there already")
     parser.add_argument("--label-ids", action="store_true", help="masks with the data set's own ids")
     _add_inference(parser)
     args = parser.parse_args(argv)
@@ -136,7 +139,9 @@ def predict_command(argv: Sequence[str]) -> int:
     device = choose_device(args.device)
     model = open_segmenter(args.model)
     predictor = Predictor(model, pause, criterion=args.criterion, device=str(device), inference=_inference(args, model))
-    report = predict_files(predictor, args.inputs, args.out, kinds=args.kinds, label_ids=args.label_ids, progress=True)
+    report = predict_files(
+        predictor, args.inputs, args.out, kinds=args.kinds, label_ids=args.label_ids, overwrite=args.overwrite
+    )
     for path, reason in report.failed:
         print(f"skipped {path}: {reason}", file=sys.stderr)
     print(f"{len(report.done)} done, {len(report.failed)} skipped; results are in {args.out}")
@@ -144,10 +149,11 @@ def predict_command(argv: Sequence[str]) -> int:
 
 
 def convert_command(argv: Sequence[str]) -> int:
-    """read a checkpoint of rstrudel/segmenter or mmsegmentation"""
-    parser = _Parser(prog="paumer convert", description="Write a foreign Segmenter checkpoint as a model folder.")
+    """write a foreign checkpoint, or a model folder at half size, as a model folder"""
+    parser = _Parser(prog="paumer convert", description="Write a Segmenter checkpoint as a model folder.")
     parser.add_argument(
-        "checkpoint", help="checkpoint.pth of rstrudel/segmenter, or a .pth of mmsegmentation 0.x or 1.x"
+        "checkpoint",
+        help="checkpoint.pth of rstrudel/segmenter, a .pth of mmsegmentation 0.x or 1.x, or a model folder",
     )
     parser.add_argument("--out", required=True, help="model folder to write")
     parser.add_argument("--variant", help="variant.yml of rstrudel/segmenter, by default the one beside the checkpoint")
@@ -161,9 +167,25 @@ def convert_command(argv: Sequence[str]) -> int:
     model = convert_checkpoint(args.checkpoint, args.out, args.variant, torch.float16 if args.half else None)
     config = model.config
     print(
-        f"{args.out}: {config.backbone}, {config.decoder} decoder, {config.num_classes} classes, preset {config.preset}, "
-        f"{num_parameters(model) / 1e6:.1f} M parameters"
+        f"{args.out}: {config.backbone}, {config.decoder} decoder, {config.num_classes} classes, "
+        f"preset {config.preset}, {num_parameters(model) / 1e6:.1f} M parameters"
     )
+    return 0
+
+
+def push_command(argv: Sequence[str]) -> int:
+    """upload a model folder to the Hugging Face hub"""
+    parser = _Parser(prog="paumer push", description="Upload a model folder to the Hugging Face hub.")
+    parser.add_argument("model", help="model folder")
+    parser.add_argument("repo", help="repository on the hub, USER/NAME")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    args = parser.parse_args(argv)
+
+    from paumer.checkpoint import open_segmenter
+    from paumer.model.folder import upload_model_folder
+
+    open_segmenter(args.model)  # only what loads is worth publishing
+    print(upload_model_folder(Path(args.model), args.repo, args.private))
     return 0
 
 
@@ -198,6 +220,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "val": val_command,
     "predict": predict_command,
     "convert": convert_command,
+    "push": push_command,
     "data": data_command,
 }
 
@@ -276,16 +299,23 @@ def check_recipe(path: str, config: type) -> None:
     parse_pauses(pauses if isinstance(pauses, list) else [pauses])
 
 
-def _with_underscores(word: str) -> str:
-    if not word.startswith("--"):
-        return word
-    name, equals, value = word.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value
+def _train_words(argv: Sequence[str], config: type) -> list[str]:
+    """`--val-every 5` as `--val_every 5`, since keys are Python's, and a bare `--resume` as `--resume true`."""
+    flags = {f"--{field.name}" for field in dataclasses.fields(config) if field.type in ("bool", bool)}
+    words: list[str] = []
+    for place, word in enumerate(argv):
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            word = "--" + name[2:].replace("-", "_") + equals + value
+        words.append(word)
+        if word in flags and not (place + 1 < len(argv) and argv[place + 1].lower() in ("true", "false")):
+            words.append("true")
+    return words
 
 
 def _values_of(argv: Sequence[str], option: str) -> list[str]:
     values = [word.split("=", 1)[1] for word in argv if word.startswith(option + "=")]
-    return values + [after for word, after in zip(argv, argv[1:], strict=False) if word == option]
+    return values + [after for word, after in pairwise(argv) if word == option]
 
 
 # --- printing --------------------------------------------------------------------------------------------------------
@@ -337,7 +367,8 @@ def _versions(device: Any) -> dict[str, str]:
 def _usage() -> str:
     lines = [f"  {name:<10}{command.__doc__}" for name, command in COMMANDS.items()]
     return (
-        "usage: paumer COMMAND …\n\nSegmentation transformers whose certain patches pause: one checkpoint, every speed.\n\n"
+        "usage: paumer COMMAND …\n\n"
+        "Segmentation transformers whose certain patches pause: one checkpoint, every speed.\n\n"
         + "\n".join(lines)
         + "\n\npaumer COMMAND --help tells the options of a command, paumer --version the version."
     )

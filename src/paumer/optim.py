@@ -42,7 +42,7 @@ def create_optimizer(
 
 
 def poly_lr(step: int, steps: int, lr: float, min_lr: float, power: float = 0.9, warmup_steps: int = 0) -> float:
-    """Learning rate of ``step``, counted from 0: linear warm-up, then (lr - min_lr) (1 - step / steps)^power + min_lr."""
+    """Learning rate of ``step`` (from 0): linear warm-up times (lr - min_lr) (1 - step / steps)^power + min_lr."""
     value = (lr - min_lr) * (1 - step / steps) ** power + min_lr
     return value * min(1.0, (step + 1) / (warmup_steps + 1))
 

@@ -139,7 +139,7 @@ class Prediction:
         }
         if self.patches is not None:
             paused = {layer: self.patches.paused_share(layer) for layer in self.patches.layers}
-            result["paused"] = {str(layer): round(share, 6) for layer, share in paused.items()}
+            result["paused_shares"] = {str(layer): round(share, 6) for layer, share in paused.items()}
         return result
 
     def plot(

@@ -1,7 +1,7 @@
 """A training run on disk: configuration, log, resumable checkpoints, best and last model.
 
-Knows nothing of the loop. Every checkpoint is a model folder with the state of the optimiser beside the weights, written
-beside its place and renamed, so what is there is whole. Nothing is unpickled that could run code.
+Knows nothing of the loop. Every checkpoint is a model folder with the state of the optimiser beside the weights,
+written beside its place and renamed, so what is there is whole. Nothing is unpickled that could run code.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,7 +23,18 @@ from paumer.model import Segmenter
 from paumer.model.folder import read_model_folder
 
 # What may differ when a run goes on: it changes how a run is watched, not what it computes.
-FREE_ON_RESUME = ("resume", "workers", "log_every", "val_every", "save_every", "keep", "log_with", "val_images", "out")
+FREE_ON_RESUME = (
+    "out",
+    "root",
+    "workers",
+    "val_every",
+    "val_images",
+    "save_every",
+    "keep",
+    "log_every",
+    "log_with",
+    "resume",
+)
 
 
 class RunFolder:
@@ -39,26 +51,34 @@ class RunFolder:
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
-    def open(self, config: dict[str, Any], resume: bool) -> None:
-        """Makes the folder and stores the configuration, or checks that the run in it is the same one.
+    def check(self, config: dict[str, Any], resume: bool) -> None:
+        """Writes nothing.
 
         Raises:
             InputError: the folder holds a run and ``resume`` is off, or the run in it had another configuration.
         """
-        make_folder(self.path)
         config_path = self.path / "config.yaml"
-        if config_path.is_file():
-            if not resume:
-                raise InputError(f"{self.path} already holds a run: go on with it by --resume, or give another --out")
-            old = yaml.safe_load(config_path.read_text(encoding="utf-8"))
-            changed = [key for key in config if key not in FREE_ON_RESUME and old.get(key) != _plain(config[key])]
-            if changed:
-                key = changed[0]
-                raise InputError(
-                    f"cannot go on with the run in {self.path}: {key} was {old.get(key)!r} and is now "
-                    f"{_plain(config[key])!r}; give the same configuration or another --out"
-                )
-        write_text(config_path, yaml.safe_dump(_plain(config), sort_keys=False))
+        if not config_path.is_file():
+            return
+        if not resume:
+            raise InputError(f"{self.path} already holds a run: go on with it by --resume, or give another --out")
+        old = yaml.safe_load(config_path.read_text(encoding="utf-8"))
+        changed = [key for key in config if key not in FREE_ON_RESUME and old.get(key) != _plain(config[key])]
+        if changed:
+            key = changed[0]
+            raise InputError(
+                f"cannot go on with the run in {self.path}: {key} was {old.get(key)!r} and is now "
+                f"{_plain(config[key])!r}; give the same configuration or another --out"
+            )
+
+    def open(self, config: dict[str, Any], step: int = 0) -> None:
+        """Makes the folder, stores the configuration, and takes away what a killed run has left behind ``step``."""
+        make_folder(self.path)
+        for leftover in (*self.path.glob(".*"), *(self.path / "checkpoints").glob(".*")):
+            if ".tmp" in leftover.suffixes or leftover.suffix == ".old":
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        self._rewind(step)
+        write_text(self.path / "config.yaml", yaml.safe_dump(_plain(config), sort_keys=False))
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -79,12 +99,17 @@ class RunFolder:
         path = self.path / "checkpoints" / f"step_{step:08d}"
         with write_folder_beside(path) as beside:
             model.save_pretrained(beside / "model")
-            if ema is not None:
-                save_file({key: value.contiguous().clone() for key, value in ema.items()}, beside / "ema.safetensors")
-            torch.save(optimizer, beside / "optimizer.pt")
+            try:
+                if ema is not None:
+                    tensors = {key: value.contiguous().clone() for key, value in ema.items()}
+                    save_file(tensors, beside / "ema.safetensors")
+                torch.save(optimizer, beside / "optimizer.pt")
+            except (SafetensorError, RuntimeError) as error:  # their ways of saying that the disk is full
+                raise InputError(f"cannot write {path} ({error}); free some space and go on with --resume") from error
             (beside / "progress.json").write_text(json.dumps({"step": step, **progress}), encoding="utf-8")
         for old in self.checkpoints()[:-keep]:
-            shutil.rmtree(old)
+            # Out of the way in one step: half a folder must not look like a checkpoint.
+            shutil.rmtree(old.rename(old.with_name(f".{old.name}.old")))
         return path
 
     def load_latest(self) -> tuple[dict[str, Tensor], dict[str, Tensor] | None, dict[str, Any], dict[str, Any]] | None:
@@ -100,7 +125,7 @@ class RunFolder:
 
     # -- log ----------------------------------------------------------------------------------------------------------
 
-    def rewind(self, step: int) -> None:
+    def _rewind(self, step: int) -> None:
         """Drops log lines of steps that will be done again."""
         if self.metrics.is_file():
             lines = self.metrics.read_text(encoding="utf-8").splitlines()

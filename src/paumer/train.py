@@ -15,30 +15,31 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from paumer.checkpoint import load_backbone, start_from
-from paumer.data.batches import StepBatches, StepSamples, create_loader
+from paumer.data.batches import StepBatches, StepSamples, create_loader, read_batches
 from paumer.data.datasets import Dataset, create_dataset
 from paumer.data.transforms import TrainTransform, sample_generator
 from paumer.errors import InputError, MissingExtraError, did_you_mean
 from paumer.evaluate import EvalResult, evaluate, inference_config, spread_indices
+from paumer.inference import MODES
 from paumer.loss import SegmentationLoss, segmentation_loss
 from paumer.model import CRITERION_NAMES, Segmenter, create_model
-from paumer.optim import create_ema, create_optimizer, poly_lr, set_lr
+from paumer.model.segmenter import default_card
+from paumer.optim import OPTIMIZERS, create_ema, create_optimizer, poly_lr, set_lr
 from paumer.pause import NO_PAUSE, PauseConfig, RandomPause, parse_pauses
 from paumer.run_folder import RunFolder
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
-AMP = {"no": "no", "bf16": "bf16", "fp16": "fp16"}
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,8 @@ class TrainConfig:
             "pausing": ("none", *CRITERION_NAMES),
             "aux_head": ("shared", "per_layer"),
             "loss_average": ("valid", "all"),
+            "optimizer": OPTIMIZERS,
+            "mode": MODES,
             "amp": ("no", "bf16", "fp16"),
             "device": ("auto", "cpu", "cuda", "mps"),
         }
@@ -185,6 +188,9 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulation", "save_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "min_lr", "warmup_steps", "clip_grad", "workers", "val_every", "val_images", "seed"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} must be at least 0, got {getattr(self, name)}")
         if self.lr < self.min_lr:
             raise InputError(f"lr {self.lr} lies below min_lr {self.min_lr}: lower min_lr as well")
         if len(self.class_weight or ()) and min(self.class_weight) < 0:
@@ -215,8 +221,11 @@ class TrainConfig:
         return "entropy" if self.pausing == "none" else self.pausing
 
 
-def build_model(config: TrainConfig, dataset: Dataset) -> Segmenter:
-    """The model that the run starts from. It is the same on every rank: random weights depend on the seed only."""
+def build_model(config: TrainConfig, dataset: Dataset, load_weights: bool = True) -> Segmenter:
+    """The model that the run starts from. It is the same on every rank: random weights depend on the seed only.
+
+    Without ``load_weights`` neither ``init`` nor ``weights`` are read, for what a checkpoint will overwrite.
+    """
     torch.manual_seed(config.seed)
     spec = dataset.spec
     options = {name: getattr(config, name) for name in ("mean", "std") if getattr(config, name) is not None}
@@ -240,14 +249,22 @@ def build_model(config: TrainConfig, dataset: Dataset) -> Segmenter:
         stride=config.stride if config.mode == "slide" else None,
         **options,
     )
-    if config.init is not None:
+    _check_layers(config, model.depth)
+    if load_weights and config.init is not None:
         start_from(model, config.init)
-    elif config.weights != "none":
+    elif load_weights and config.weights != "none":
         load_backbone(model, config.weights)
-    config.random_pause.draw(0).counts(1, model.depth)
-    if max(config.pause_layers) > model.depth:
-        raise InputError(f"cannot pause after layer {max(config.pause_layers)}: {config.backbone} has {model.depth}")
     return model
+
+
+def _check_layers(config: TrainConfig, depth: int) -> None:
+    if config.pausing != "none" and max(config.pause_layers) > depth:
+        raise InputError(
+            f"cannot pause after layer {max(config.pause_layers)}: {config.backbone} has layers 1..{depth}; "
+            "give other pause_layers"
+        )
+    for pause in config.parsed_val_pauses:
+        pause.counts(1, depth)  # a wrong layer is told now, not at the first validation
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -260,14 +277,19 @@ def train(config: TrainConfig) -> dict[str, Any]:
         InputError: data, weights or settings that cannot work, a loss that is not a number.
     """
     accelerator = create_accelerator(config)
+    run, values = RunFolder(config.out), dataclasses.asdict(config)
+    if accelerator.is_main_process:
+        run.check(values, config.resume)
     train_set = _create_dataset(config, config.train_split)
     val_set = _create_dataset(config, config.val_split)
-    model = build_model(config, train_set)
-    run = RunFolder(config.out)
+    resumed = config.resume and bool(run.checkpoints())
+    model = build_model(config, train_set, load_weights=not resumed)
+    training = _Training(config, accelerator, model, train_set, val_set, run)
+    # Only now, when nothing of the settings can be refused any more: a typo must not leave a run behind.
     if accelerator.is_main_process:
-        run.open(dataclasses.asdict(config), config.resume)
+        run.open(values, training.step)
     accelerator.wait_for_everyone()
-    return _Training(config, accelerator, model, train_set, val_set, run).run()
+    return training.run()
 
 
 def create_accelerator(config: TrainConfig) -> Accelerator:
@@ -278,17 +300,25 @@ def create_accelerator(config: TrainConfig) -> Accelerator:
     on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     if config.amp == "fp16" and on_cpu:
         raise InputError("fp16 training needs a GPU: take --amp no, or bf16 on a CPU that has it")
-    if config.log_with == "tensorboard":
-        try:
+    try:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+        from accelerate.utils import DistributedDataParallelKwargs
+
+        if config.log_with == "tensorboard":
             import tensorboard  # noqa: F401
-        except ImportError as error:
-            raise MissingExtraError("logging to TensorBoard", "train") from error
+    except ImportError as error:
+        raise MissingExtraError("training", "train") from error
+    # Accelerate keeps precision and device for the whole process; a second run may well want others.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    # Of one head per layer only the drawn layer's gets gradients, which DDP must be told.
+    unused = config.aux_head == "per_layer" and config.pausing not in ("none", "random")
     return Accelerator(
         mixed_precision=config.amp,
         cpu=config.device == "cpu",
         log_with=None if config.log_with == "none" else config.log_with,
         project_dir=config.out,
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True, find_unused_parameters=unused)],
     )
 
 
@@ -319,93 +349,46 @@ class _Training:
         run: RunFolder,
     ) -> None:
         self.config, self.accelerator, self.run_folder = config, accelerator, run
-        self.train_set, self.val_set = train_set, val_set
-        self.model = model
+        self.train_set, self.val_set, self.model = train_set, val_set, model
+        self.val_indices = spread_indices(len(val_set), config.val_images)
+        self.inference = inference_config(model)
+        self.class_weight = self._create_class_weight()
         optimizer = create_optimizer(
             model, config.optimizer, config.lr, config.weight_decay, config.momentum, config.decoder_lr_scale
         )
         model.to(accelerator.device)
         self.ema = create_ema(model, config.ema_decay) if config.ema_decay else None
-        self.step, self.best, self.latest = 0, -math.inf, {}
-        self._resume(optimizer)
+        self.step, self.best, self.latest, self.validated_at = 0, -math.inf, {}, -1
+        scaler_state = self._resume(optimizer)
+        self.loader = self._create_loader()
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
-        if self._scaler_state and accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(self._scaler_state)
-        self.class_weight = None
-        if config.class_weight is not None:
-            if len(config.class_weight) != train_set.spec.num_classes:
-                raise InputError(
-                    f"{len(config.class_weight)} class weights for {train_set.spec.num_classes} classes: give one for each"
-                )
-            self.class_weight = torch.tensor(config.class_weight, device=accelerator.device)
+        if scaler_state and accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(scaler_state)
 
-    def _resume(self, optimizer: torch.optim.Optimizer) -> None:
-        self._scaler_state: dict[str, Any] = {}
+    def _create_class_weight(self) -> Tensor | None:
+        weight, num_classes = self.config.class_weight, self.train_set.spec.num_classes
+        if weight is None:
+            return None
+        if len(weight) != num_classes:
+            raise InputError(f"{len(weight)} class weights for {num_classes} classes: give one for each")
+        return torch.tensor(weight, device=self.accelerator.device)
+
+    def _resume(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Puts everything to where the newest checkpoint was; returns the state of the gradient scaler."""
         state = self.run_folder.load_latest() if self.config.resume else None
         if state is None:
-            return
+            return {}
         weights, ema, optimizer_state, progress = state
         self.model.load_state_dict(weights)
         optimizer.load_state_dict(optimizer_state["optimizer"])
-        self._scaler_state = optimizer_state["scaler"]
         if self.ema is not None and ema is not None:
             self.ema.load_state_dict(ema)
         self.step, self.best, self.latest = progress["step"], progress["best"], progress["latest"]
         if self.accelerator.is_main_process:
-            self.run_folder.rewind(self.step)
             log.info("going on after step %s of %s", self.step, self.config.steps)
+        return optimizer_state["scaler"]
 
-    # -- the loop -----------------------------------------------------------------------------------------------------
-
-    def run(self) -> dict[str, Any]:
-        config, accelerator = self.config, self.accelerator
-        if config.log_with != "none":
-            accelerator.init_trackers("tracker", config=None)
-        batches = iter(self._loader())
-        progress = tqdm(
-            total=config.steps,
-            initial=self.step,
-            desc="training",
-            unit="step",
-            dynamic_ncols=True,
-            disable=not accelerator.is_main_process,
-            mininterval=1 if sys.stderr.isatty() else 30,
-        )
-        clock = _Clock(self.step)
-        with progress, _stop_signals() as stopped:
-            while self.step < config.steps:
-                loss, lr = self._train_step(batches)
-                self.step += 1
-                progress.update()
-                speed = clock.images_per_second(
-                    self.step, config.batch_size * config.accumulation * accelerator.num_processes
-                )
-                progress.set_postfix_str(f"loss {loss.total:.3f}, {speed:.1f} images/s", refresh=False)
-                if self.step % config.log_every == 0 or self.step == config.steps:
-                    self._log(
-                        {
-                            "loss": loss.total,
-                            "loss_main": loss.main,
-                            "loss_aux": loss.aux,
-                            "lr": lr,
-                            "images_per_second": speed,
-                        }
-                    )
-                if self.step == config.steps or (config.val_every and self.step % config.val_every == 0):
-                    with clock.paused():
-                        self._validate(progress)
-                if self.step % config.save_every == 0 or self.step == config.steps:
-                    self._save()
-                elif stopped():
-                    self._save()
-                    break
-        if config.log_with != "none":
-            accelerator.end_training()
-        if self.step < config.steps and accelerator.is_main_process:
-            raise KeyboardInterrupt(f"stopped after step {self.step}; go on with --resume")
-        return {"step": self.step, **self.latest}
-
-    def _loader(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _create_loader(self) -> DataLoader:
         config, accelerator = self.config, self.accelerator
         transform = TrainTransform(
             crop_size=config.crop_size,
@@ -417,8 +400,7 @@ class _Training:
             ignore_index=self.train_set.spec.ignore_index,
             fill=_fill_color(self.model),
         )
-        per_step = config.batch_size * config.accumulation * accelerator.num_processes
-        samples = StepSamples(self.train_set, transform, config.seed, per_step)
+        samples = StepSamples(self.train_set, transform, config.seed, self._images_per_step)
         batches = StepBatches(
             config.batch_size,
             self.step,
@@ -427,7 +409,62 @@ class _Training:
             accelerator.process_index,
             accelerator.num_processes,
         )
-        return iter(create_loader(samples, batches, config.workers, pin_memory=accelerator.device.type == "cuda"))
+        return create_loader(samples, batches, config.workers, pin_memory=accelerator.device.type == "cuda")
+
+    @property
+    def _images_per_step(self) -> int:
+        return self.config.batch_size * self.config.accumulation * self.accelerator.num_processes
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any]:
+        config, accelerator = self.config, self.accelerator
+        if self.step == config.steps:
+            return {"step": self.step, **self.latest}
+        if config.log_with != "none":
+            accelerator.init_trackers("tracker", config=None)
+        progress = tqdm(
+            total=config.steps,
+            initial=self.step,
+            desc="training",
+            unit="step",
+            dynamic_ncols=True,
+            disable=not accelerator.is_main_process,
+            mininterval=1 if sys.stderr.isatty() else 30,
+        )
+        stop, clock, batches = False, _Clock(self.step), read_batches(self.loader)
+        with progress, _stop_signals() as stopped:
+            while self.step < config.steps and not stop:
+                losses, lr = self._train_step(batches)
+                self.step += 1
+                progress.update()
+                speed = clock.images_per_second(self.step, self._images_per_step)
+                progress.set_postfix_str(f"loss {losses.total:.3f}, {speed:.1f} images/s", refresh=False)
+                if self._is_due(config.log_every):
+                    self._log_losses(losses, lr, speed)
+                stop = self._any_rank(stopped())
+                validates, saves = self._is_due(config.val_every), stop or self._is_due(config.save_every)
+                if validates or saves:
+                    with clock.paused():
+                        self._refuse_broken_weights()
+                        if validates:
+                            self._validate(progress)
+                        if saves:
+                            self._save()
+        accelerator.end_training()
+        if self.step < config.steps and accelerator.is_main_process:
+            raise KeyboardInterrupt(f"stopped after step {self.step}; go on with --resume")
+        return {"step": self.step, **self.latest}
+
+    def _is_due(self, every: int) -> bool:
+        """Whether something that is done every so many steps (0: only at the end) is to be done now."""
+        return self.step == self.config.steps or (every > 0 and self.step % every == 0)
+
+    def _any_rank(self, stopped: bool) -> bool:
+        """Signals reach the ranks at different steps, but one that left alone would leave the others waiting."""
+        if self.accelerator.num_processes == 1:
+            return stopped
+        return self.accelerator.reduce(torch.tensor(float(stopped), device=self.accelerator.device)).item() > 0
 
     def _train_step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[_Losses, float]:
         config, accelerator, step = self.config, self.accelerator, self.step
@@ -448,7 +485,7 @@ class _Training:
                 accelerator.backward(loss.total / config.accumulation)
         total = accelerator.reduce(torch.stack(losses).mean(0), reduction="mean").tolist()
         if not math.isfinite(total[0]):
-            self._refuse_nan(total[0])
+            self._refuse(f"the loss is {total[0]} at step {step + 1}")
         if config.clip_grad:
             accelerator.clip_grad_norm_(self.wrapped.parameters(), config.clip_grad)
         self.optimizer.step()
@@ -473,10 +510,15 @@ class _Training:
             average=config.loss_average,
         )
 
-    def _refuse_nan(self, loss: float) -> None:
+    def _refuse_broken_weights(self) -> None:
+        """A finite loss can have gradients that are not; such weights must not become the last good checkpoint."""
+        if not torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all():
+            self._refuse(f"the weights are no longer finite after step {self.step}")
+
+    def _refuse(self, what: str) -> NoReturn:
         checkpoints = self.run_folder.checkpoints()
         last_good = f"the last good checkpoint is {checkpoints[-1]}" if checkpoints else "there is no checkpoint yet"
-        raise InputError(f"the loss is {loss} at step {self.step + 1}; {last_good}: try a lower lr, or clip_grad 1")
+        raise InputError(f"{what}; {last_good}: try a lower lr, or clip_grad 1")
 
     # -- now and then -------------------------------------------------------------------------------------------------
 
@@ -486,24 +528,26 @@ class _Training:
 
     def _validate(self, progress: tqdm) -> None:
         accelerator, config = self.accelerator, self.config
-        wanted = spread_indices(len(self.val_set), config.val_images)
         model = self._best_weights_model
         results = evaluate(
             model,
             self.val_set,
             config.parsed_val_pauses,
-            inference=inference_config(model),
+            inference=self.inference,
             criterion=config.criterion,
-            indices=wanted[accelerator.process_index :: accelerator.num_processes],
+            indices=self.val_indices[accelerator.process_index :: accelerator.num_processes],
             progress=accelerator.is_main_process,
         )
+        self.validated_at = self.step
         self.latest = {"miou": {str(result.pause): result.miou for result in results}}
         mean = sum(result.miou for result in results) / len(results)
         self._log({"val_" + str(result.pause): result.miou for result in results})
         if accelerator.is_main_process:
-            progress.write(_describe(self.step, results), file=sys.stderr)
+            progress.write(
+                f"step {self.step}: mIoU {_scores(results)} ({len(self.val_indices)} images)", file=sys.stderr
+            )
             if mean > self.best:
-                model.save_pretrained(self.run_folder.best)
+                model.save_pretrained(self.run_folder.best, card=self._card())
         self.best = max(self.best, mean)
         accelerator.wait_for_everyone()
 
@@ -516,9 +560,26 @@ class _Training:
             }
             ema = self.ema.state_dict() if self.ema is not None else None
             progress = {"best": self.best, "latest": self.latest}
+            # The checkpoint comes last: a run that is killed in between does these steps and files again.
+            self._best_weights_model.save_pretrained(self.run_folder.last, card=self._card())
             self.run_folder.save(self.step, self.model, ema, state, progress, self.config.keep)
-            self._best_weights_model.save_pretrained(self.run_folder.last)
         self.accelerator.wait_for_everyone()
+
+    def _card(self) -> str:
+        config, spec = self.config, self.train_set.spec
+        average = f", average of the weights with decay {config.ema_decay}" if self.ema is not None else ""
+        card = default_card(self.model.config) + (
+            f"\n## Training\n\n{self.step} of {config.steps} steps of {self._images_per_step} images of {spec.name} "
+            f"({config.train_split}), pausing: {config.pausing}, seed {config.seed}{average}.\n"
+        )
+        if self.validated_at == self.step:
+            card += f"\n| pause | mIoU in per cent, {len(self.val_indices)} images of {config.val_split} |\n|---|---|\n"
+            card += "".join(f"| {pause} | {miou:.2f} |\n" for pause, miou in self.latest["miou"].items())
+        return card
+
+    def _log_losses(self, losses: _Losses, lr: float, speed: float) -> None:
+        values = {"loss": losses.total, "loss_main": losses.main, "loss_aux": losses.aux}
+        self._log({**values, "lr": lr, "images_per_second": speed})
 
     def _log(self, values: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
@@ -572,6 +633,5 @@ def _stop_signals() -> Iterator[Any]:
             signal.signal(number, handler)
 
 
-def _describe(step: int, results: list[EvalResult]) -> str:
-    scores = ", ".join(f"{result.pause} {result.miou:.2f}" for result in results)
-    return f"step {step}: mIoU {scores} ({results[0].num_images} images)"
+def _scores(results: list[EvalResult]) -> str:
+    return ", ".join(f"{result.pause} {result.miou:.2f}" for result in results)

@@ -87,7 +87,9 @@ def test_prefix_tokens_are_never_scored_nor_paused(backbone):
     vit, _, side = vit_and_timm(backbone)
     num_prefix = BACKBONES[backbone]
     inputs, outputs, scored = [], [], []
-    hooks = [block.register_forward_hook(lambda _, x, y: (inputs.append(x[0]), outputs.append(y))) for block in vit.blocks]
+    hooks = [
+        block.register_forward_hook(lambda _, x, y: (inputs.append(x[0]), outputs.append(y))) for block in vit.blocks
+    ]
 
     def score_tokens(layer, tokens):
         scored.append(tokens)
@@ -115,9 +117,7 @@ def test_equals_the_image_by_image_reference(text):
     ratios = dict(PauseConfig.parse(text).steps)
     tokens, trace = encode(model.encoder, images, PauseConfig.parse(text).counts(18, DEPTH), scorer(model), TIMM)
     for i, image in enumerate(images):
-        expected, paused_at = pause_one_image(
-            model.encoder, image, ratios, model.aux_head.weight, model.aux_head.bias
-        )
+        expected, paused_at = pause_one_image(model.encoder, image, ratios, model.aux_head.weight, model.aux_head.bias)
         assert trace.paused_at()[i].flatten().tolist() == paused_at
         assert output.trace.paused_at()[i].flatten().tolist() == paused_at
         torch.testing.assert_close(tokens[i], expected, atol=2e-5, rtol=1e-4)
@@ -174,7 +174,6 @@ def test_paused_tokens_teach_the_layers_up_to_their_own_and_no_later_one():
     tokens, trace = encode(model.encoder, normalised(2, 64, 64), {3: 8}, scorer(model), TIMM)
     paused = tokens.gather(1, trace.steps[0].paused[..., None].expand(-1, -1, tokens.shape[2]))
     (paused * torch.randn(paused.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
-    reached = [block.mlp.fc1.weight.grad is not None for block in model.encoder.blocks]
     reached = [
         block.mlp.fc1.weight.grad is not None and bool(block.mlp.fc1.weight.grad.abs().max() > 0)
         for block in model.encoder.blocks
@@ -216,7 +215,9 @@ def test_positions_of_register_models_do_not_touch_the_prefix():
 
 
 def test_an_unknown_backbone_gets_a_hint():
-    with pytest.raises(InputError, match="unknown backbone 'vit_tiny_patch16_394': did you mean 'vit_tiny_patch16_384'"):
+    with pytest.raises(
+        InputError, match="unknown backbone 'vit_tiny_patch16_394': did you mean 'vit_tiny_patch16_384'"
+    ):
         create_vit("vit_tiny_patch16_394", (64, 64), TIMM, 0.0)
 
 

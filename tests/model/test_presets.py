@@ -46,6 +46,11 @@ def test_encoder_drop_path_rises_linearly_and_nothing_else_drops(preset):
     assert {layer.p for layer in encoder.modules() if isinstance(layer, nn.Dropout)} == {0.0}
 
 
+@pytest.mark.parametrize(("preset", "cropped"), [("timm", True), ("segmenter", True), ("mmseg", False)])
+def test_logits_grow_back_as_by_their_origin(preset, cropped):
+    assert get_preset(preset).crop_logits == cropped
+
+
 def test_there_are_three_presets():
     assert set(PRESETS) == set(ORIGINS)
 

@@ -5,6 +5,7 @@ Knows nothing of models. There is no sampler state to save, and the global rando
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -64,6 +65,21 @@ def create_loader(samples: StepSamples, batches: StepBatches, workers: int, pin_
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
+        worker_init_fn=_ignore_interrupt,
         # DataLoader draws a base seed for its workers from the global generator unless it is given one.
         generator=torch.Generator(),
     )
+
+
+def _ignore_interrupt(worker: int) -> None:
+    """Ctrl-C goes to every process of a terminal; the training one saves a checkpoint, and then ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def read_batches(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    """The loader's batches. What a worker process raises for the user comes without the worker's traceback."""
+    try:
+        yield from loader
+    except InputError as error:
+        # torch wraps the message in "Caught InputError in DataLoader worker process 0. Original Traceback ...".
+        raise InputError(str(error).strip().rsplit(f"{InputError.__qualname__}: ", 1)[-1]) from None

@@ -46,7 +46,7 @@ def embed_patches(vit: VisionTransformer, images: Tensor, preset: Preset) -> tup
     """(B, 3, H, W) normalised images -> (B, P + N, D) tokens with positions, prefix tokens first, and the grid."""
     x = vit.patch_embed(images)  # (B, h, w, D)
     grid = (x.shape[1], x.shape[2])
-    # timm's private step is used as it is where its resize is wanted: DeiT and register tokens come right by themselves.
+    # timm's private step, as it is, where its resize is wanted: DeiT and register tokens come right by themselves.
     x = vit._pos_embed(x) if preset.pos_embed is None else _add_positions(vit, x, preset.pos_embed)
     return vit.norm_pre(vit.patch_drop(x)), grid
 
@@ -77,8 +77,8 @@ def encode(
 ) -> tuple[Tensor, Trace]:
     """(B, 3, H, W) normalised images, sides multiples of the patch -> (B, N, D) normed tokens in raster order.
 
-    ``counts`` maps a layer, counted from 1, to the number of tokens paused after it; layers with a count of 0 are scored
-    only. A paused token is not updated any more and no running token attends to it; prefix tokens never pause.
+    ``counts`` maps a layer, counted from 1, to the number of tokens paused after it; layers with a count of 0 are
+    scored only. A paused token is not updated any more and no running token attends to it; prefix tokens never pause.
     """
     x, grid = embed_patches(vit, images, preset)
     num_prefix, num_tokens = vit.num_prefix_tokens, grid[0] * grid[1]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -82,3 +82,19 @@ def read_model_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (SafetensorError, OSError) as error:
         raise InputError(f"{folder / WEIGHTS_NAME} is truncated or damaged: download or save it again") from error
     return config, state
+
+
+def upload_model_folder(folder: Path, repo_id: str, private: bool = False, token: str | None = None) -> str:
+    """Uploads the three files as they are to a repository of the hub, made if need be -> address of the commit."""
+    api = HfApi(token=token)
+    try:
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message="Upload PAUMER model",
+            allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, CARD_NAME],
+        )
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise InputError(f"cannot upload to {repo_id} ({type(error).__name__}): log in with  hf auth login") from error
+    return str(commit)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,13 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from huggingface_hub import HfApi
 from torch import Tensor, nn
 
 from paumer.errors import InputError, did_you_mean
 from paumer.model.criterion import CRITERIA, check_criterion, random_scores
 from paumer.model.decoder import LinearDecoder, MaskTransformer
 from paumer.model.encoder import create_vit, encode
-from paumer.model.folder import fetch_model_folder, read_model_folder, write_model_folder
+from paumer.model.folder import fetch_model_folder, read_model_folder, upload_model_folder, write_model_folder
 from paumer.model.presets import get_preset
 from paumer.model.trace import Trace
 from paumer.pause import NO_PAUSE, PauseConfig
@@ -248,13 +248,20 @@ class Segmenter(nn.Module):
         """
         write_model_folder(path, self.config.to_dict(), self.state_dict(), card or default_card(self.config), dtype)
 
-    def push_to_hub(self, repo_id: str, *, folder: str | Path, private: bool = False, token: str | None = None) -> str:
-        """Saves to ``folder``, keeping the card that is there, and uploads it; returns the address of the commit."""
-        card_path = Path(folder) / "README.md"
-        self.save_pretrained(folder, card=card_path.read_text(encoding="utf-8") if card_path.is_file() else None)
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload PAUMER model"))
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        card: str | None = None,
+        dtype: torch.dtype | None = None,
+        private: bool = False,
+        token: str | None = None,
+    ) -> str:
+        """Uploads the model folder that :meth:`save_pretrained` writes; returns the address of the commit."""
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "model"
+            self.save_pretrained(folder, card, dtype)
+            return upload_model_folder(folder, repo_id, private, token)
 
 
 def _aux_linear(embed_dim: int, num_classes: int) -> nn.Linear:

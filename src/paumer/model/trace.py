@@ -38,7 +38,7 @@ class Trace:
         return tuple(step.layer for step in self.steps)
 
     def paused_at(self) -> Tensor:
-        """(B, h, w) int64: the layer after which each patch paused, 0 where it ran to the end (Fig. 1, green and pink)."""
+        """(B, h, w) int64: the layer after which each patch paused, 0 where it ran to the end (Fig. 1)."""
         device = self.steps[0].index.device if self.steps else None
         layers = torch.zeros(self.batch_size, math.prod(self.grid), dtype=torch.int64, device=device)
         for step in self.steps:
