@@ -223,6 +223,7 @@ def test_a_checkpoint_that_does_not_fit_writes_nothing(tmp_path):
     checkpoint = rstrudel_checkpoint()
     del checkpoint["model"]["decoder.proj_patch"]
     torch.save(checkpoint, tmp_path / "checkpoint.pth")
+    (tmp_path / "variant.yml").write_text(yaml.safe_dump(rstrudel_variant()))
     with pytest.raises(InputError, match="proj_patch"):
         convert_checkpoint(tmp_path / "checkpoint.pth", tmp_path / "model")
     assert not (tmp_path / "model").exists()

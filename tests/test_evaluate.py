@@ -79,7 +79,11 @@ def test_several_configurations_equal_separate_runs_and_read_each_image_once(mod
     together = evaluate(model, dataset, PAUSES)
     assert dataset.read == [0, 1, 2, 3]
     for pause, result in zip(PAUSES, together, strict=True):
-        assert [result] == evaluate(model, dataset, [pause])
+        assert written([result]) == written(evaluate(model, dataset, [pause]))
+
+
+def written(results):
+    return [result.to_dict("abcde") for result in results]  # nan, which equals nothing, becomes None
 
 
 def test_ignored_pixels_count_nowhere(model, dataset):
@@ -103,16 +107,15 @@ def test_random_pausing_of_an_image_depends_on_its_index_alone(model, dataset):
         expected = predictions(model, dataset, PAUSES[0], indices, **options)
         assert result.miou == pytest.approx(mean_iou(expected, masks(dataset, indices), 5), abs=1e-4)
         assert result.criterion == "random"
-    assert evaluate(model, dataset, PAUSES, criterion="random", seed=12) != evaluate(
-        model, dataset, PAUSES, criterion="random", seed=11
-    )
+    by_seed = [evaluate(model, dataset, PAUSES[:1], criterion="random", seed=seed)[0].miou for seed in (11, 12)]
+    assert by_seed[0] != by_seed[1]
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_training_mode_is_brought_back(model, dataset, training):
-    expected = evaluate(model.eval(), dataset)
+    expected = written(evaluate(model.eval(), dataset))
     model.train(training)
-    assert evaluate(model, dataset) == expected  # no stochastic depth while evaluating
+    assert written(evaluate(model, dataset)) == expected  # no stochastic depth while evaluating
     assert model.training == training and model.encoder.blocks[0].training == training
     model.eval()
 

@@ -120,7 +120,7 @@ def kill_before_file_operation(number: int) -> None:
 
 
 @needs_fork
-@pytest.mark.parametrize("operation", [1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22])
+@pytest.mark.parametrize("operation", [1, 4, 7, 9, 12, 15, 19, 22, 25])
 def test_a_run_killed_at_any_file_operation_ends_with_the_same_weights(unbroken, tmp_path, operation):
     # Two rounds of saving, the second of which replaces `last` and deletes the older checkpoint.
     config = tiny(tmp_path / "run", **STATEFUL, keep=1, resume=True)

@@ -28,13 +28,14 @@ def vit_and_timm(backbone):
     """Our encoder and timm's own model with the same weights, none of them at its trivial initial value."""
     torch.manual_seed(0)
     side = 4 * (14 if "patch14" in backbone else 16)
-    vit = create_vit(backbone, (side, side), TIMM, drop_path_rate=0.1).eval()
-    with torch.no_grad():
-        for parameter in vit.parameters():
-            if parameter.numel() < 20_000:  # norms, biases, positions, prefix tokens, layer scales
-                parameter.normal_(std=0.3)
-    theirs = timm.create_model(backbone, img_size=side, dynamic_img_size=True, num_classes=0).eval()
-    theirs.load_state_dict(vit.state_dict())
+    with torch.device("meta"):  # drawing timm's initial weights would take most of the time
+        vit = create_vit(backbone, (side, side), TIMM, drop_path_rate=0.1).eval()
+        theirs = timm.create_model(backbone, img_size=side, dynamic_img_size=True, num_classes=0).eval()
+    vit.to_empty(device="cpu")
+    for parameter in vit.parameters():
+        # The small ones are norms, biases, positions, prefix tokens, layer scales.
+        torch.nn.init.normal_(parameter, std=0.3 if parameter.numel() < 20_000 else 0.03)
+    theirs.load_state_dict(vit.state_dict(), assign=True)
     return vit, theirs, side
 
 
@@ -87,9 +88,12 @@ def test_prefix_tokens_are_never_scored_nor_paused(backbone):
     vit, _, side = vit_and_timm(backbone)
     num_prefix = BACKBONES[backbone]
     inputs, outputs, scored = [], [], []
-    hooks = [
-        block.register_forward_hook(lambda _, x, y: (inputs.append(x[0]), outputs.append(y))) for block in vit.blocks
-    ]
+
+    def record(_, x, y):
+        inputs.append(x[0])
+        outputs.append(y)
+
+    hooks = [block.register_forward_hook(record) for block in vit.blocks]
 
     def score_tokens(layer, tokens):
         scored.append(tokens)
@@ -137,7 +141,7 @@ def test_paused_tokens_leave_as_the_block_made_them():
     model = tiny_model()
     made = {}
     for layer, block in enumerate(model.encoder.blocks, start=1):
-        block.register_forward_hook(lambda _, x, y, layer=layer: made.setdefault(layer, y[:, 1:]))
+        block.register_forward_hook(lambda _, x, y, layer=layer: made.update({layer: y[:, 1:]}))
     tokens, trace = encode(model.encoder, normalised(2, 64, 64), {2: 7, 4: 3}, scorer(model), TIMM)
     for step in trace.steps:
         for b in range(2):
