@@ -1,7 +1,7 @@
 """The demo: one checkpoint at three speeds. Writes pictures and an index.html, prints a table.
 
-Without --images it renders street scenes that the model has not seen and scores them; with --images it segments your own
-photos with the CamVid model. `make demo` runs it.
+Without --images it renders street scenes that the model has not seen and scores them; with --images it segments your
+own photos with the CamVid model. `make demo` runs it.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def run(args: argparse.Namespace) -> None:
     rows = [make_row(predictor, pause, images[0], mious.get(pause), seconds) for pause in PAUSES]
     conditions = (
         f"{what}; images/s: forward pass of one {images[0].shape[2]}x{images[0].shape[1]} image on the CPU, batch 1, "
-        f"{torch.get_num_threads()} threads, float32, torch {torch.__version__}, median of {ROUNDS} interleaved rounds; "
-        f"checkpoint {model_path.name}"
+        f"{torch.get_num_threads()} threads, float32, torch {torch.__version__}, "
+        f"median of {ROUNDS} interleaved rounds; checkpoint {model_path.name}"
     )
     shown = [draw(predictor, out, *item) for item in list(zip(images, names, truths, strict=True))[: args.num_shown]]
     write_text(out / "index.html", page(rows, shown, conditions))

@@ -121,7 +121,7 @@ def enlarge(scores: Tensor, grid: tuple[int, int], patch: int, size: tuple[int, 
 
 
 def stretch(scores: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """(B, N, K) -> (B, K, H, W), without a way over the padded image: mmseg's decode heads resize to the input's size."""
+    """(B, N, K) -> (B, K, H, W), without a way over the padded image: mmseg's decode heads resize to the input size."""
     maps = scores.transpose(1, 2).reshape(len(scores), -1, *grid)
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 

@@ -59,17 +59,18 @@ def test_a_failure_half_way_leaves_the_old_folder_and_nothing_else(tmp_path, err
     assert names(tmp_path) == ["model"]
 
 
-def test_a_failed_second_rename_brings_the_old_folder_back(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failed_second_rename_brings_the_old_folder_back(tmp_path, monkeypatch, error):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "a").write_text("old")
     replace = os.replace
 
     def fail_for_the_new(source, target):
         if str(source).endswith(".tmp"):
-            raise OSError(28, "No space left on device")
+            raise error
         replace(source, target)
 
-    with pytest.raises(InputError, match="No space left"), write_folder_beside(tmp_path / "model") as beside:
+    with pytest.raises((InputError, KeyboardInterrupt)), write_folder_beside(tmp_path / "model") as beside:
         (beside / "a").write_text("new")
         monkeypatch.setattr(os, "replace", fail_for_the_new)
     assert (tmp_path / "model" / "a").read_text() == "old"

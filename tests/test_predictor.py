@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from paumer.batch import predict_files
 from paumer.data.images import read_image, read_mask
 from paumer.device import choose_device
 from paumer.errors import InputError
 from paumer.inference import InferenceConfig
 from paumer.model import create_model
 from paumer.pause import PauseConfig
-from paumer.predictor import Predictor, as_image, predict_files
+from paumer.predictor import Predictor, as_image
 
 NAMES = ("sky", "road", "tree", "car")
 PALETTE = ((10, 20, 30), (200, 0, 0), (0, 200, 0), (0, 0, 200))

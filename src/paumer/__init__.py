@@ -21,7 +21,7 @@ _HOMES = {
     "NO_PAUSE": "paumer.pause",
     "PAPER_CONFIGS": "paumer.pause",
     "PauseConfig": "paumer.pause",
-    "Prediction": "paumer.predictor",
+    "Prediction": "paumer.prediction",
     "Predictor": "paumer.predictor",
     "Segmenter": "paumer.model",
     "SegmenterConfig": "paumer.model",
@@ -34,15 +34,22 @@ _HOMES = {
 
 __all__ = ["__version__", *_HOMES]
 
-if TYPE_CHECKING:
-    from paumer.checkpoint import convert_checkpoint
-    from paumer.data import check_dataset, create_dataset
-    from paumer.errors import InputError
-    from paumer.inference import InferenceConfig
-    from paumer.model import CRITERION_NAMES, Segmenter, SegmenterConfig, create_model
-    from paumer.pause import NO_PAUSE, PAPER_CONFIGS, PauseConfig
-    from paumer.predictor import Prediction, Predictor
-    from paumer.train import TrainConfig
+if TYPE_CHECKING:  # `as` says to type checkers that the name is public here
+    from paumer.checkpoint import convert_checkpoint as convert_checkpoint
+    from paumer.data import check_dataset as check_dataset
+    from paumer.data import create_dataset as create_dataset
+    from paumer.errors import InputError as InputError
+    from paumer.inference import InferenceConfig as InferenceConfig
+    from paumer.model import CRITERION_NAMES as CRITERION_NAMES
+    from paumer.model import Segmenter as Segmenter
+    from paumer.model import SegmenterConfig as SegmenterConfig
+    from paumer.model import create_model as create_model
+    from paumer.pause import NO_PAUSE as NO_PAUSE
+    from paumer.pause import PAPER_CONFIGS as PAPER_CONFIGS
+    from paumer.pause import PauseConfig as PauseConfig
+    from paumer.prediction import Prediction as Prediction
+    from paumer.predictor import Predictor as Predictor
+    from paumer.train import TrainConfig as TrainConfig
 
 
 def __getattr__(name: str) -> Any:

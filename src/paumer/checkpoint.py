@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -31,7 +32,7 @@ def load_backbone(model: Segmenter, weights: str | Path) -> None:
     """Loads ImageNet weights of timm into the encoder, positions resized to its grid.
 
     Args:
-        weights: ``hub`` (timm's own for the backbone's name and tag), or a local ``.safetensors``, ``.pth`` or ``.npz``.
+        weights: ``hub`` (timm's own for the backbone's name and tag), or a local ``.safetensors``, ``.pth``, ``.npz``.
 
     Raises:
         InputError: no such file, or weights that are not of this backbone.
@@ -54,7 +55,7 @@ def load_backbone(model: Segmenter, weights: str | Path) -> None:
             vit.load_pretrained(str(path))
             return
         state = load_file(path) if path.suffix == ".safetensors" else load_foreign(path)
-    resize = {}
+    resize: dict[str, Any] = {}
     if model.preset.pos_embed is not None:
         resize = {"interpolation": model.preset.pos_embed, "antialias": False}
     state = checkpoint_filter_fn(state, vit, **resize)
@@ -118,7 +119,7 @@ def num_parameters(model: nn.Module) -> int:
 def convert_checkpoint(
     path: str | Path, out: str | Path, variant: str | Path | None = None, dtype: torch.dtype | None = None
 ) -> Segmenter:
-    """Reads a foreign Segmenter checkpoint, or a model folder, and writes a model folder; its card is kept if it has one.
+    """Reads a foreign Segmenter checkpoint, or a model folder, and writes a model folder; a card it has is kept.
 
     Nothing is written if anything does not fit.
     """

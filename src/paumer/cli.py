@@ -132,9 +132,10 @@ def predict_command(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     pause = PauseConfig.parse(args.pause)
 
+    from paumer.batch import predict_files
     from paumer.checkpoint import open_segmenter
     from paumer.device import choose_device
-    from paumer.predictor import Predictor, predict_files
+    from paumer.predictor import Predictor
 
     device = choose_device(args.device)
     model = open_segmenter(args.model)

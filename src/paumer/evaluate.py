@@ -48,7 +48,7 @@ class EvalResult:
 def inference_config(model: Segmenter, **overrides: Any) -> InferenceConfig:
     """How the model's own configuration wants images cut up; ``overrides`` that are not None win."""
     config = model.config
-    values = {
+    values: dict[str, Any] = {
         "mode": config.mode,
         "base_size": config.base_size,
         "crop_size": config.crop_size,

@@ -85,7 +85,7 @@ def segment_image(predict: Predict, image: Tensor, config: InferenceConfig | Non
     if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise InputError(f"an image is a tensor (3, height, width), got shape {tuple(image.shape)}: permute it first")
     images = _as_float(image)[None]
-    size = images.shape[-2:]
+    size = _size(images)
     infer = _whole_or_slide(predict, config)
     base = base_scale(size, config.base_size)
     if len(config.scales) == 1 and not config.flip:
@@ -100,6 +100,7 @@ def segment_image(predict: Predict, image: Tensor, config: InferenceConfig | Non
 def _whole_or_slide(predict: Predict, config: InferenceConfig) -> Predict:
     if config.mode == "whole":
         return partial(whole_inference, predict)
+    assert config.crop_size is not None  # the configuration has seen to it
     return partial(
         slide_inference,
         predict,
@@ -111,7 +112,7 @@ def _whole_or_slide(predict: Predict, config: InferenceConfig) -> Predict:
 
 def whole_inference(predict: Predict, images: Tensor) -> Tensor:
     """Logits (B, C, H, W) of images (B, 3, H, W) in one call, resized bilinearly if the predictor's are smaller."""
-    return _resize(predict(images), images.shape[-2:])
+    return _resize(predict(images), _size(images))
 
 
 def slide_inference(
@@ -123,11 +124,11 @@ def slide_inference(
     same share of *its* patches is paused. An image smaller than the window is enlarged to it first.
     """
     _check_stride(crop_size, stride)
-    size = images.shape[-2:]
+    size = _size(images)
     images = _resize(images, enlarged_size(size, crop_size))
-    boxes = window_boxes(*images.shape[-2:], crop_size, stride)
+    boxes = window_boxes(*_size(images), crop_size, stride)
     jobs = [(i, box) for i in range(len(images)) for box in boxes]
-    total = None
+    total: Tensor | None = None
     for start in range(0, len(jobs), batch_size):
         batch = jobs[start : start + batch_size]
         windows = torch.stack([images[i, :, top:bottom, left:right] for i, (top, left, bottom, right) in batch])
@@ -138,6 +139,7 @@ def slide_inference(
             total = logits.new_zeros(len(images), logits.shape[1], *images.shape[-2:], dtype=dtype)
         for (i, (top, left, bottom, right)), window_logits in zip(batch, logits, strict=True):
             total[i, :, top:bottom, left:right] += window_logits
+    assert total is not None  # there is a window
     count = torch.zeros_like(total[:1, :1])
     for top, left, bottom, right in boxes:
         count[..., top:bottom, left:right] += 1
@@ -153,9 +155,9 @@ def multi_scale_inference(
     mmsegmentation: logits -> resized to ``size`` -> un-flipped -> softmax -> mean.
     """
     views = [(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]
-    total: Tensor | int = 0
+    total = torch.zeros(())  # a scalar takes on the type and the device of what is added
     for scale, mirrored in views:
-        view = _resize(images, scaled_size(images.shape[-2:], scale))
+        view = _resize(images, scaled_size(_size(images), scale))
         logits = _resize(infer(view.flip(-1) if mirrored else view), size)
         total = total + (logits.flip(-1) if mirrored else logits).softmax(dim=1)
     return total / len(views)
@@ -201,12 +203,16 @@ def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)
 
 
+def _size(images: Tensor) -> tuple[int, int]:
+    return images.shape[-2], images.shape[-1]
+
+
 def _as_float(images: Tensor) -> Tensor:
     return images if images.is_floating_point() else images.float() / 255
 
 
 def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    if images.shape[-2:] == tuple(size):
+    if _size(images) == size:
         return images
     # No antialiasing, as in both code bases whose numbers we compare with.
-    return F.interpolate(_as_float(images), size=tuple(size), mode="bilinear", align_corners=False)
+    return F.interpolate(_as_float(images), size=size, mode="bilinear", align_corners=False)

@@ -59,8 +59,9 @@ def segmentation_loss(
     options = dict(ignore_index=ignore_index, weight=weight, average=average)
     main = cross_entropy(output.logits, target, **options)
     aux = main.new_zeros(())
+    height, width = target.shape[-2:]
     if model.aux_head is not None:
         for layer in output.trace.layers:
             patches = output.trace.aux_logits(layer).transpose(1, 2).unflatten(2, output.trace.grid)  # (B, C, h, w)
-            aux = aux + cross_entropy(model.upsample(patches, target.shape[-2:]), target, **options)
+            aux = aux + cross_entropy(model.upsample(patches, (height, width)), target, **options)
     return SegmentationLoss(main + aux_weight * aux, main, aux)

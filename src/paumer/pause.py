@@ -1,6 +1,6 @@
 """What to pause: pause configurations, token counts and the random draw of training. Pure Python.
 
-Knows nothing of tensors. Source: PAUMER, section 2.2 and Table 1; rounding and "share of what" are explained in `counts`.
+Knows nothing of tensors. Source: PAUMER, section 2.2 and Table 1; `counts` explains rounding and "share of what".
 """
 
 from __future__ import annotations

@@ -25,6 +25,9 @@ from paumer.errors import InputError
 class StandIn:
     """Takes the place of a class we do not want to run: keeps what it was made from and does nothing with it."""
 
+    args: tuple[Any, ...]
+    state: Any
+
     def __new__(cls, *args: Any) -> StandIn:
         self = super().__new__(cls)
         self.args, self.state = args, None

@@ -52,7 +52,7 @@ def overlay(image: Pixels, mask: NDArray, palette: Sequence[Rgb], alpha: float =
 def difference_map(mask: NDArray, target: NDArray, ignore_index: int = 255) -> Pixels:
     """Where a mask (H, W) differs from the truth (H, W): red; right pixels are light grey, ignored ones black."""
     _check_same_size(mask, target)
-    pixels = np.where((mask == target)[..., None], np.uint8(RIGHT), np.uint8(WRONG))
+    pixels = np.where((mask == target)[..., None], np.array(RIGHT, np.uint8), np.array(WRONG, np.uint8))
     pixels[target == ignore_index] = BLACK
     return pixels
 
@@ -66,7 +66,7 @@ def entropy_map(
     """
     known = np.isfinite(entropy) if valid is None else np.isfinite(entropy) & valid
     share = np.where(known, entropy, 0) / log(num_classes)
-    colors = np.where(known[..., None], _heat(share), np.uint8(UNKNOWN))
+    colors = np.where(known[..., None], _heat(share), np.array(UNKNOWN, np.uint8))
     return patches_to_pixels(colors, patch_size, size)
 
 
@@ -183,13 +183,13 @@ def hstack(panels: Sequence[tuple[str, Pixels | Image.Image]], gap: int = 8, fon
 
 def vstack(pictures: Sequence[Pixels | Image.Image], gap: int = 8) -> Image.Image:
     """Pictures below each other, at their own sizes, flush left on white."""
-    pictures = [_as_pil(picture) for picture in pictures]
-    height = sum(picture.height for picture in pictures) + gap * (len(pictures) - 1)
-    sheet = Image.new("RGB", (max(picture.width for picture in pictures), height), WHITE)
+    rows = [_as_pil(picture) for picture in pictures]
+    height = sum(row.height for row in rows) + gap * (len(rows) - 1)
+    sheet = Image.new("RGB", (max(row.width for row in rows), height), WHITE)
     y = 0
-    for picture in pictures:
-        sheet.paste(picture, (0, y))
-        y += picture.height + gap
+    for row in rows:
+        sheet.paste(row, (0, y))
+        y += row.height + gap
     return sheet
 
 

@@ -14,7 +14,9 @@ import yaml
 from PIL import Image
 
 from paumer.data import create_dataset, read_mask, save_index_mask
-from paumer.data.datasets import DatasetSpec, distinct_palette, find_files, known_spec
+from paumer.data.datasets import known_spec
+from paumer.data.layouts import find_files
+from paumer.data.spec import DatasetSpec, distinct_palette
 from paumer.errors import InputError
 
 RNG = np.random.default_rng(0)

@@ -14,19 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from paumer.data.datasets import (
-    IGNORE,
-    Dataset,
-    DatasetSpec,
-    Pair,
-    Pairing,
-    SegmentationDataset,
-    create_dataset,
-    find_layout,
-    pair_files,
-    size_text,
-)
+from paumer.data.datasets import Dataset, SegmentationDataset, create_dataset, find_layout, size_text
 from paumer.data.images import read_image, read_mask
+from paumer.data.layouts import Pair, Pairing, pair_files
+from paumer.data.spec import IGNORE, DatasetSpec
 from paumer.errors import InputError
 
 EXAMPLES = 5  # how many of each fault the table shows; the JSON has them all

@@ -82,7 +82,8 @@ def resize_to(
     image: Tensor, mask: Tensor, long_short: tuple[int, int], antialias: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Both to ``scaled_size``: image (3, H, W) uint8 bilinear, mask (H, W) uint8 nearest."""
-    size = scaled_size(*mask.shape, *long_short)
+    height, width = mask.shape
+    size = scaled_size(height, width, *long_short)
     return resize_image(image, size, antialias), resize_mask(mask, size)
 
 
@@ -297,7 +298,8 @@ class EvalTransform:
         """(3, H, W) uint8 and any mask -> the resized image and that mask."""
         if self.base_size is None:
             return image, mask
-        return resize_image(image, scaled_size(*image.shape[-2:], *self.base_size)), mask
+        height, width = image.shape[-2:]
+        return resize_image(image, scaled_size(height, width, *self.base_size)), mask
 
 
 def _check_base_size(base_size: tuple[int, int] | None) -> None:

@@ -56,8 +56,8 @@ class MaskTransformer(nn.Module):
                 qkv_bias=True,
                 proj_drop=preset.decoder_dropout,
                 attn_drop=preset.decoder_dropout,
-                drop_path=drop_path,
-                norm_layer=norm_layer,
+                drop_path=drop_path,  # pyrefly: ignore[bad-argument-type] (lists of lists only for stages)
+                norm_layer=norm_layer,  # pyrefly: ignore[bad-argument-type] (timm takes any callable)
             )
             for drop_path in calculate_drop_path_rates(preset.decoder_drop_path, num_layers)
         )

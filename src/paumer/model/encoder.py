@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import timm
 import torch
@@ -30,7 +31,9 @@ def create_vit(backbone: str, image_size: tuple[int, int], preset: Preset, drop_
     name = backbone.split(".")[0]
     if not timm.is_model(name):
         raise InputError(f"unknown backbone '{backbone}': {did_you_mean(name, timm.list_models('*vit*'))}")
-    kwargs = dict(img_size=image_size, dynamic_img_size=True, num_classes=0, drop_path_rate=drop_path_rate)
+    kwargs: dict[str, Any] = dict(
+        img_size=image_size, dynamic_img_size=True, num_classes=0, drop_path_rate=drop_path_rate
+    )
     if preset.encoder_eps is not None:
         kwargs["norm_layer"] = partial(nn.LayerNorm, eps=preset.encoder_eps)
     try:

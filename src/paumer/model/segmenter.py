@@ -123,6 +123,7 @@ class Segmenter(nn.Module):
         self.encoder = create_vit(config.backbone, config.image_size, preset, config.drop_path_rate)
         width, depth = self.encoder.embed_dim, len(self.encoder.blocks)
         if config.decoder == "mask":
+            # pyrefly: ignore[missing-attribute] (torch calls every attribute of a module Tensor | Module)
             num_heads = self.encoder.blocks[0].attn.num_heads
             self.decoder = MaskTransformer(width, num_heads, config.num_classes, config.decoder_layers, preset)
         else:

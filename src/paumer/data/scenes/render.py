@@ -155,7 +155,7 @@ class SceneDataset:
     """`num_images` scenes of one split (train 4000, val 100 by default). Train takes even seeds, val odd ones."""
 
     def __init__(self, split: str = "val", size: tuple[int, int] = (256, 384), num_images: int | None = None) -> None:
-        from paumer.data.datasets import DatasetSpec
+        from paumer.data.spec import DatasetSpec
 
         defaults = {"train": 4000, "val": 100}
         if split not in defaults:
