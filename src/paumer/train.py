@@ -193,7 +193,7 @@ class TrainConfig:
                 raise InputError(f"{name} must be at least 0, got {getattr(self, name)}")
         if self.lr < self.min_lr:
             raise InputError(f"lr {self.lr} lies below min_lr {self.min_lr}: lower min_lr as well")
-        if len(self.class_weight or ()) and min(self.class_weight) < 0:
+        if min(self.class_weight or (0,)) < 0:
             raise InputError(f"class weights must not be negative, got {self.class_weight}")
         self.random_pause, self.parsed_val_pauses  # noqa: B018 - both refuse what cannot work, before anything starts
 
@@ -333,7 +333,8 @@ def _create_dataset(config: TrainConfig, split: str) -> Dataset:
 
 def _fill_color(model: Segmenter) -> tuple[int, int, int]:
     """The colour that normalisation takes to 0, as uint8."""
-    return tuple(round(255 * value) for value in model.config.mean)
+    red, green, blue = (round(255 * value) for value in model.config.mean)
+    return red, green, blue
 
 
 class _Training:
@@ -524,6 +525,7 @@ class _Training:
 
     @property
     def _best_weights_model(self) -> Segmenter:
+        # pyrefly: ignore[bad-return] (torch types the averaged model as any Module)
         return self.model if self.ema is None else self.ema.module
 
     def _validate(self, progress: tqdm) -> None:

@@ -32,10 +32,10 @@ class StepSamples(TorchDataset):
             raise InputError(f"{dataset.spec.name} has no training images")
         self.dataset, self.transform, self.seed, self.samples_per_step = dataset, transform, seed, samples_per_step
 
-    def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
-        epoch, place = divmod(item, len(self.dataset))
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        epoch, place = divmod(index, len(self.dataset))
         sample = self.dataset[int(_permutation(self.seed, epoch, len(self.dataset))[place])]
-        generator = sample_generator(self.seed, *divmod(item, self.samples_per_step))
+        generator = sample_generator(self.seed, *divmod(index, self.samples_per_step))
         return self.transform(sample.image, sample.mask, generator)
 
 
