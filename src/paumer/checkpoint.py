@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 import math
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
@@ -52,15 +52,23 @@ def load_backbone(model: Segmenter, weights: str | Path) -> None:
         if not path.is_file():
             raise InputError(f"no weights at {path}: give a .safetensors, .pth or .npz file, or 'hub'")
         if path.suffix == ".npz":
-            vit.load_pretrained(str(path))
+            _load_npz(model, path)
             return
-        state = load_file(path) if path.suffix == ".safetensors" else load_foreign(path)
+        state = load_foreign(path)
     resize: dict[str, Any] = {}
     if model.preset.pos_embed is not None:
         resize = {"interpolation": model.preset.pos_embed, "antialias": False}
     state = checkpoint_filter_fn(state, vit, **resize)
     state = {key: value for key, value in state.items() if not key.startswith(("head.", "head_dist.", "pre_logits."))}
     load_strictly(vit, state, origin=str(weights))
+
+
+def _load_npz(model: Segmenter, path: Path) -> None:
+    """AugReg's own files, by timm's reader. It copies as it goes, so a file that breaks off must not be used."""
+    try:
+        model.encoder.load_pretrained(str(path))
+    except (OSError, ValueError, KeyError, AssertionError, RuntimeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} does not hold AugReg weights of {model.config.backbone}, or is damaged") from error
 
 
 def open_segmenter(path: str | Path) -> Segmenter:

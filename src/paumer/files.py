@@ -72,12 +72,15 @@ def write_folder_beside(path: str | Path) -> Iterator[Path]:
             os.replace(path, old)
         os.replace(beside, path)
     except OSError as error:
-        if old.exists() and not path.exists():
-            os.replace(old, path)
         raise InputError(f"cannot write {path} ({_why(error)}); free some space or give another place") from error
     finally:
+        # Here and not under `except`, since Ctrl-C between the two renames must not cost the old folder either.
+        if old.exists() and not path.exists():
+            with suppress(OSError):
+                os.replace(old, path)
         shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

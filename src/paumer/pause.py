@@ -35,7 +35,8 @@ class PauseConfig:
         for layer in layers:
             if layers.count(layer) > 1:
                 raise InputError(f"layer {layer} is given twice: write each layer once, as in '3:0.4,5:0.4'")
-        object.__setattr__(self, "steps", tuple(sorted(self.steps)))
+        # Plain numbers, so that NumPy's print and parse back like any other.
+        object.__setattr__(self, "steps", tuple(sorted((int(layer), float(ratio)) for layer, ratio in self.steps)))
 
     @classmethod
     def parse(cls, text: str | PauseConfig) -> PauseConfig:
