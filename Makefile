@@ -18,14 +18,14 @@ demo: install
 	$(BIN)/python examples/demo.py --out $(OUT) $(if $(IMAGES),--images $(IMAGES))
 
 test: install
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -n 2 -m "not gpu"
 
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyrefly check
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -n 2 -m "not gpu"
 
 format: install
 	$(BIN)/ruff format .

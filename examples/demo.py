@@ -94,6 +94,7 @@ def run(args: argparse.Namespace) -> None:
         f"median of {ROUNDS} interleaved rounds; checkpoint {model_path.name}"
     )
     shown = [draw(predictor, out, *item) for item in list(zip(images, names, truths, strict=True))[: args.num_shown]]
+    predictor(images[0], PAUSES[-1]).save(out / "figure.jpg", "figure")
     write_text(out / "index.html", page(rows, shown, conditions))
     print_table(rows, conditions)
     for row in rows:
@@ -194,6 +195,7 @@ figure {{ margin: 0 }} img {{ width: 100% }} figcaption {{ font-size: .85rem; co
 decoder. The rest is processed further. The pause configuration is chosen at run time.</p>
 <table><tr>{head}<th>images/s<th>speed-up<th>patches paused{body}</table>
 <p class="note">{html.escape(conditions)}</p>
+<figure><img src="figure.jpg" alt=""><figcaption>What paused, and why: {PAUSES[-1]}</figcaption></figure>
 {figures}
 </html>
 """
