@@ -348,10 +348,11 @@ def _print_scores(results: Sequence[EvalResult], names: Sequence[str], per_class
         classes = Table(title="IoU of each class in per cent")
         classes.add_column("class")
         for result in results:
-            classes.add_column(str(result.pause), justify="right")
+            classes.add_column(str(result.pause), justify="right", no_wrap=True)
         for index, name in enumerate(names):
             classes.add_row(name, *(f"{result.scores.iou[index]:.2f}" for result in results))
-        console.print(classes)
+        # Rather a line that wraps on a small terminal than columns cut to one letter.
+        Console(width=max(console.width, 24 + 20 * len(results))).print(classes)
     console.print(first.scores.convention, highlight=False)
 
 
