@@ -29,7 +29,7 @@ from paumer.visualize import colorize
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 PAUSES = [PauseConfig.parse(text) for text in ("none", "5:0.6", "3:0.4,5:0.4,7:0.4")]
-ROUNDS = 7  # timed passes per configuration, after one that is not counted
+ROUNDS = 15  # timed passes per configuration, after one that is not counted
 
 
 @dataclass(frozen=True)
