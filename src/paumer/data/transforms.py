@@ -119,7 +119,7 @@ def random_crop(
         window = mask[top : top + height, left : left + width]
         if not redraws_left or largest_class_share(window, ignore_index) < cat_max_ratio:
             break
-    return image[:, top : top + height, left : left + width], window
+    return tvf.crop(image, top, left, height, width), window
 
 
 def pad_to(
@@ -199,28 +199,16 @@ def scale_saturation(pixels: Tensor, factor: float) -> Tensor:
     if factor == 1:
         return pixels
     value, chroma = _value_and_chroma(pixels)
-    # H and V stay, so each channel's distance to V grows like S = chroma / V, which may not pass 1: no HSV needed.
+    # torchvision's adjust_saturation blends with grey, which is another thing. Here H and V stay, so each channel's
+    # distance to V grows like S = chroma / V, which may not pass 1.
     growth = (value / chroma.clamp(min=1e-6)).clamp_(max=factor)
     return value - (value - pixels) * growth
 
 
 def turn_hue(pixels: Tensor, turn: float) -> Tensor:
-    """Turn the H of HSV by ``turn`` / 180 of a circle: (3, H, W) float RGB -> the same; S and V stay."""
-    if turn == 0:
-        return pixels
-    value, chroma = _value_and_chroma(pixels)
-    red, green, blue = pixels
-    inverse = 1 / chroma.clamp(min=1e-6)  # grey has no hue: any will do, its chroma is 0
-    hue = torch.where(value == green, 2 + (blue - red) * inverse, 4 + (red - green) * inverse)
-    hue = torch.where(value == red, (green - blue) * inverse, hue)  # -1..5, in sixths of the circle; red at 0
-    turned = torch.empty_like(pixels)
-    for channel, centre in zip(turned, (0, 2, 4), strict=True):
-        # Turning the hue one way is turning the primaries the other way; kept in -1..5 as the hue is.
-        centre = (centre - turn / 30 + 1) % 6 - 1
-        # A channel is full within 1 of its primary and empty beyond 2; |x| - 3 folds the distance round the circle.
-        share = (hue - centre).abs_().sub_(3).abs_().sub_(1).clamp_(0, 1)
-        torch.addcmul(value - chroma, chroma, share, out=channel)
-    return turned
+    """Turn the H of HSV by ``turn`` / 180 of a circle: (3, H, W) float in 0..255 -> the same; S and V stay."""
+    half_turns = ((turn + 90) % 180 - 90) / 180  # torchvision takes -0.5..0.5
+    return pixels if turn == 0 else tvf.adjust_hue(pixels / 255, half_turns) * 255
 
 
 def _value_and_chroma(pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -274,7 +262,7 @@ class TrainTransform:
         image, mask = resize_to(image, mask, (int(long * factor), int(short * factor)))
         image, mask = random_crop(image, mask, self.crop_size, generator, self.cat_max_ratio, self.ignore_index)
         if _coin(self.flip, generator):
-            image, mask = image.flip(-1), mask.flip(-1)
+            image, mask = tvf.horizontal_flip(image), tvf.horizontal_flip(mask)
         if self.photometric:
             image = photometric_distortion(image, generator)
         image, mask = pad_to(image, mask, self.crop_size, self.fill, self.ignore_index)
