@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from paumer.checkpoint import start_from
 from paumer.data import create_dataset
 from paumer.evaluate import evaluate
-from paumer.model import Segmenter
+from paumer.model import Segmenter, create_model
 from paumer.pause import NO_PAUSE, PAPER_CONFIGS, PauseConfig
 
 REPOSITORY = Path(__file__).parents[1]
@@ -37,13 +38,21 @@ def test_a_shipped_checkpoint_serves_every_configuration_of_the_paper(name):
             assert output.trace.layers == tuple(layer for layer, _ in pause.steps)
 
 
-@pytest.mark.parametrize("name", ["scenes-vit-tiny", "camvid-vit-tiny"])
+@pytest.mark.parametrize("name", ["scenes-vit-tiny", "camvid-vit-tiny", "camvid-vit-tiny-segmenter"])
 def test_a_shipped_checkpoint_is_small_and_has_a_card(name):
     folder = CHECKPOINTS / name
     assert sum(path.stat().st_size for path in folder.iterdir()) < 30e6
     card = (folder / "README.md").read_text()
     for word in ("Data", "Licence", "Commit", "Command", "Seed", "mIoU", "paumer train"):
         assert word.lower() in card.lower(), f"the card of {name} does not say: {word}"
+
+
+def test_the_plain_segmenter_is_a_start_for_pausing():
+    """The second training can begin from it: it takes over everything but the auxiliary head, which there is none of."""
+    model = create_model(
+        "deit_tiny_patch16_224", num_classes=11, image_size=(352, 352), names=tuple(map(str, range(11)))
+    )
+    assert start_from(model, CHECKPOINTS / "camvid-vit-tiny-segmenter") == ["aux_head.weight", "aux_head.bias"]
 
 
 def test_entropy_pausing_loses_less_than_half_of_what_random_pausing_loses(scenes_model):
