@@ -48,7 +48,7 @@ def test_a_shipped_checkpoint_is_small_and_has_a_card(name):
 
 
 def test_the_plain_segmenter_is_a_start_for_pausing():
-    """The second training can begin from it: it takes over everything but the auxiliary head, which there is none of."""
+    """The second training takes over everything; only the auxiliary head, which it does not have, starts afresh."""
     model = create_model(
         "deit_tiny_patch16_224", num_classes=11, image_size=(352, 352), names=tuple(map(str, range(11)))
     )
