@@ -10,7 +10,6 @@ from paumer.errors import InputError
 from paumer.visualize import (
     UNKNOWN,
     colorize,
-    difference_map,
     entropy_entries,
     entropy_map,
     hstack,
@@ -18,7 +17,6 @@ from paumer.visualize import (
     legend,
     overlay,
     patches_to_pixels,
-    paused_map,
     vstack,
 )
 
@@ -50,13 +48,6 @@ def test_overlay_at_its_ends_is_the_image_or_the_mask():
     image, mask = random_picture(5, 7), np.random.default_rng(1).integers(0, 3, (5, 7))
     assert np.array_equal(overlay(image, mask, PALETTE, alpha=0), image)
     assert np.array_equal(overlay(image, mask, PALETTE, alpha=1), colorize(mask, PALETTE))
-
-
-def test_differences_are_red_and_ignored_pixels_black():
-    red, grey, black = difference_map(np.array([[0, 1, 1]]), np.array([[1, 1, 255]]))[0].tolist()
-    assert red[0] > 180 and max(red[1:]) < 80
-    assert len(set(grey)) == 1 and grey[0] > 200
-    assert black == [0, 0, 0]
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (33, 47), (17, 16), (5, 3)])
@@ -108,39 +99,6 @@ def test_layers_have_distinct_colours():
 
 def test_layer_colours_do_not_depend_on_order():
     assert layer_colors([7, 3, 5]) == layer_colors([3, 5, 7])
-
-
-def test_paused_patches_are_tinted_exactly_and_running_ones_clear():
-    image = random_picture(21, 27)
-    paused_at = np.array([[0, 3, 5, 0], [3, 0, 0, 5], [0, 5, 3, 0]])
-    tinted = paused_map(image, paused_at, [3, 5], patch_size=8, alpha=0.5)
-    colors = layer_colors([3, 5])
-    assert tinted.dtype == np.uint8 and tinted.shape == image.shape
-    for y in range(21):
-        for x in range(27):
-            layer = int(paused_at[y // 8, x // 8])
-            expected = (image[y, x] + np.array(colors[layer])) / 2 if layer else image[y, x]
-            assert np.abs(tinted[y, x] - expected).max() <= 0.5
-
-
-def test_grid_halves_patch_edges_once_and_nothing_else():
-    image, paused_at = random_picture(20, 12), np.zeros((3, 2), dtype=int)
-    drawn = paused_map(image, paused_at, [], patch_size=8, grid=True)
-    edge = (np.arange(20) % 8 == 0)[:, None] | (np.arange(12) % 8 == 0)
-    assert np.array_equal(drawn[edge], image[edge] // 2) and np.array_equal(drawn[~edge], image[~edge])
-
-
-def test_layer_that_was_not_given_is_refused():
-    with pytest.raises(InputError, match=r"layers \[7\].*\[3, 5\]"):
-        paused_map(random_picture(8, 16), np.array([[3, 7]]), [3, 5], patch_size=8)
-
-
-def test_inputs_are_left_as_they_were():
-    image, mask, paused_at = random_picture(8, 8), np.zeros((8, 8), dtype=np.uint8), np.array([[3]])
-    before = image.copy()
-    overlay(image, mask, PALETTE)
-    paused_map(image, paused_at, [3], patch_size=8, grid=True)
-    assert np.array_equal(image, before)
 
 
 def test_mask_of_another_size_is_refused():

@@ -19,7 +19,6 @@ Pixels = NDArray[np.uint8]  # (H, W, 3)
 
 BLACK, WHITE, INK = (0, 0, 0), (255, 255, 255), (30, 30, 30)
 UNKNOWN = (128, 128, 128)
-RIGHT, WRONG = (235, 235, 235), (220, 30, 40)
 
 # Lightness rises steadily from sure to unsure, so the map also reads in greyscale print.
 _HEAT = np.array([(14, 16, 48), (62, 32, 112), (150, 44, 108), (222, 88, 62), (250, 172, 60), (255, 246, 200)])
@@ -49,14 +48,6 @@ def overlay(image: Pixels, mask: NDArray, palette: Sequence[Rgb], alpha: float =
     return _tint(image, colorize(mask, palette), (mask >= 0) & (mask < len(palette)), alpha)
 
 
-def difference_map(mask: NDArray, target: NDArray, ignore_index: int = 255) -> Pixels:
-    """Where a mask (H, W) differs from the truth (H, W): red; right pixels are light grey, ignored ones black."""
-    _check_same_size(mask, target)
-    pixels = np.where((mask == target)[..., None], np.array(RIGHT, np.uint8), np.array(WRONG, np.uint8))
-    pixels[target == ignore_index] = BLACK
-    return pixels
-
-
 def entropy_map(
     entropy: NDArray, size: tuple[int, int], num_classes: int, patch_size: int, valid: NDArray | None = None
 ) -> Pixels:
@@ -82,38 +73,6 @@ def _heat(share: NDArray) -> Pixels:
     """Shares 0..1 (...) -> colours (..., 3); beyond the ends the end colours."""
     anchors = np.linspace(0, 1, len(_HEAT))
     return np.stack([np.interp(share, anchors, channel) for channel in _HEAT.T], axis=-1).round().astype(np.uint8)
-
-
-def paused_map(
-    image: Pixels,
-    paused_at: NDArray,
-    layers: Sequence[int],
-    patch_size: int,
-    alpha: float = 0.6,
-    grid: bool = False,
-) -> Pixels:
-    """The image (H, W, 3) with its paused patches tinted in the colour of their layer (the view of Fig. 1).
-
-    ``paused_at`` (h, w) holds the layer after which each patch was paused, 0 for never: those stay clear. ``layers``
-    are all that may occur and settle the colours; pass the same ones to pictures meant to be compared. ``grid``
-    darkens the edges between patches.
-    """
-    if missing := sorted(set(np.unique(paused_at).tolist()) - {0, *layers}):
-        raise InputError(
-            f"patches are paused after layers {missing}, but the layers given are {list(layers)}: add them"
-        )
-    table = np.zeros((max([0, *layers]) + 1, 3), dtype=np.uint8)
-    for layer, color in layer_colors(layers).items():
-        table[layer] = color
-    layer_of_pixel = patches_to_pixels(paused_at, patch_size, image.shape[:2])
-    pixels = _tint(image, table[layer_of_pixel], layer_of_pixel > 0, alpha)
-    if grid:
-        pixels[::patch_size] = pixels[::patch_size] // 2
-        # The crossings are dark already; halving them again would dot the picture.
-        columns = pixels[:, ::patch_size]
-        is_row = (np.arange(len(pixels)) % patch_size == 0)[:, None, None]
-        pixels[:, ::patch_size] = np.where(is_row, columns, columns // 2)
-    return pixels
 
 
 def layer_colors(layers: Sequence[int]) -> dict[int, Rgb]:

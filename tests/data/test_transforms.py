@@ -12,7 +12,6 @@ from torch import Tensor
 
 from paumer.data.transforms import (
     Distortion,
-    EvalTransform,
     TrainTransform,
     distort,
     draw_distortion,
@@ -485,24 +484,3 @@ def test_photometric_changes_the_image_and_never_the_mask():
 def test_settings_that_cannot_work_are_named(settings: dict):
     with pytest.raises(InputError, match=next(iter(settings))):
         TrainTransform(**{"crop_size": (4, 4), **settings})
-
-
-# --- EvalTransform ---------------------------------------------------------------------------------------------------
-
-
-def test_eval_resizes_the_image_only():
-    image, mask = noise(30, 40)
-    new_image, new_mask = EvalTransform((200, 90))(image, mask)
-    assert new_image.shape == (3, 90, 120) and new_mask is mask
-    assert torch.equal(new_image, resize_to(image, mask, (200, 90))[0])
-
-
-def test_eval_without_a_size_changes_nothing():
-    image, mask = noise(30, 40)
-    new_image, new_mask = EvalTransform()(image, mask)
-    assert new_image is image and new_mask is mask
-
-
-def test_eval_refuses_a_short_side_longer_than_the_long_one():
-    with pytest.raises(InputError, match="long side, short side"):
-        EvalTransform((512, 2048))

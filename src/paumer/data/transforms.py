@@ -270,26 +270,6 @@ class TrainTransform:
         return image.clone(memory_format=torch.contiguous_format), mask.clone(memory_format=torch.contiguous_format)
 
 
-@dataclass(frozen=True)
-class EvalTransform:
-    """Fit the image into ``base_size`` (long side, short side), aspect kept; None leaves it at its own size.
-
-    The mask is left as it is: predictions are scaled to it, never it to them. Raises InputError on a bad size.
-    """
-
-    base_size: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        _check_base_size(self.base_size)
-
-    def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(3, H, W) uint8 and any mask -> the resized image and that mask."""
-        if self.base_size is None:
-            return image, mask
-        height, width = image.shape[-2:]
-        return resize_image(image, scaled_size(height, width, *self.base_size)), mask
-
-
 def _check_base_size(base_size: tuple[int, int] | None) -> None:
     if base_size is not None and not base_size[0] >= base_size[1] >= 1:
         raise InputError(f"base_size must be (long side, short side) in pixels, long >= short >= 1, got {base_size}")
