@@ -5,6 +5,8 @@ Knows nothing of training. Model folders themselves are read and written by `Seg
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 import zipfile
@@ -142,3 +144,11 @@ def _converted(path: str | Path, variant: str | Path | None = None) -> Segmenter
     model = Segmenter(SegmenterConfig.from_dict(converted.config, origin=str(path)))
     load_strictly(model, converted.state, origin=str(path))
     return model.eval()
+
+
+def model_id(model: Segmenter) -> str:
+    """16 hexadecimal digits that two models share if weights and architecture are the same, bit for bit."""
+    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(key.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

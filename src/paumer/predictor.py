@@ -6,7 +6,11 @@ Knows nothing of data sets, training, or how a prediction is drawn and saved.
 from __future__ import annotations
 
 import io
+import logging
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -14,18 +18,23 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from paumer.checkpoint import open_segmenter
+from paumer.benchmark import time_interleaved
+from paumer.checkpoint import model_id, open_segmenter
 from paumer.data.images import read_image
 from paumer.data.spec import distinct_palette
 from paumer.device import choose_device
 from paumer.errors import InputError
 from paumer.evaluate import inference_config
+from paumer.front import FRONT_FILE, Front, Point, check_target, choose_for_throughput
 from paumer.inference import InferenceConfig, segment_image
 from paumer.model import Segmenter
+from paumer.model.folder import fetch_model_folder
 from paumer.model.trace import Trace
 from paumer.pause import NO_PAUSE, PauseConfig
 from paumer.prediction import PatchViews, Prediction
 from paumer.visualize import Pixels
+
+log = logging.getLogger(__name__)
 
 ImageLike = str | Path | Image.Image | NDArray | Tensor
 
@@ -47,9 +56,14 @@ class Predictor:
         device: ``auto`` (CUDA if there is one; a model that is given stays where it is), ``cpu``, ``cuda:1``, ``mps``.
         inference: windows, scales, flip and resizing; by default what the model's configuration says.
         seed: for the criterion ``random``.
+        target_throughput: images per second, in place of ``pause``: the configuration of the model's front with the
+            best mIoU that is that fast here. The front is timed anew on this device, one image at a time and without
+            reading files, which takes a few seconds.
+        front: the front to choose from, by default ``pareto.json`` in the model folder, where `paumer sweep` puts it.
 
     Raises:
-        InputError: no such model or device, a layer it does not have, a criterion that its heads cannot give.
+        InputError: no such model or device, a layer it does not have, a criterion that its heads cannot give; no
+            front, one of other weights, or a target that is out of reach.
     """
 
     def __init__(
@@ -61,7 +75,16 @@ class Predictor:
         device: str = "auto",
         inference: InferenceConfig | None = None,
         seed: int = 0,
+        target_throughput: float | None = None,
+        front: Front | str | Path | None = None,
     ) -> None:
+        if target_throughput is not None:
+            check_target(target_throughput)
+            if PauseConfig.parse(pause) != NO_PAUSE:
+                raise InputError(f"a pause ({pause}) and a target throughput were given: the target chooses the pause")
+            front = front if isinstance(front, Front) else Front.load(front or front_file(model))
+        elif front is not None:
+            raise InputError("a front was given without a target throughput to choose by")
         target = None if isinstance(model, Segmenter) and device == "auto" else choose_device(device)
         self.model = (model if isinstance(model, Segmenter) else open_segmenter(model)).to(target).eval()
         config = self.model.config
@@ -74,6 +97,9 @@ class Predictor:
         # A wish that the model cannot fulfil is told now and not at each of ten thousand files.
         with torch.inference_mode():
             self.model(torch.zeros(1, 3, *self.model.patch_size, device=self.device), self.pause, criterion=criterion)
+        if target_throughput is not None:
+            assert isinstance(front, Front)
+            self.pause = self._choose(front, target_throughput)
 
     @property
     def device(self) -> torch.device:
@@ -83,6 +109,36 @@ class Predictor:
     def shows_patches(self) -> bool:
         """Whether predictions know what became of the patches: the whole image goes through the model, once."""
         return self.inference.mode == "whole" and len(self.inference.scales) == 1 and not self.inference.flip
+
+    def _choose(self, front: Front, target: float) -> PauseConfig:
+        """The best mIoU among the front's configurations that are fast enough here and now."""
+        made_with = front.conditions.get("criterion")
+        if made_with != self.criterion:
+            raise InputError(
+                f"the front was made with the criterion '{made_with}', not '{self.criterion}': sweep again"
+            )
+        if front.conditions.get("model_id") != model_id(self.model):
+            raise InputError("the front is of other weights than this model's: sweep again")
+        choice = choose_for_throughput(self.time_front(front), target)
+        log.info(
+            "%s for at least %g images/s: %.3g here on images of %dx%d, mIoU %.2f where it was swept",
+            *(choice.pause, target, choice.images_per_second, *front.image_size, choice.miou),
+        )
+        return choice.pause
+
+    def time_front(self, front: Front) -> list[Point]:
+        """The points of a front with the speed they have on this device, through this predictor, one image at a time.
+
+        What is timed is a whole call with an image of the size that the front was made with. Rounds are as many as fit
+        into three seconds, but at least one.
+        """
+        image = torch.zeros(3, *front.image_size, dtype=torch.uint8)
+        calls = [partial(self, image, point.pause) for point in front.points]
+        (first,) = time_interleaved(calls[:1], rounds=1, warmup=1, device=self.device)
+        rounds = min(max(int(3 / (first[0] * len(calls))), 1), 15)
+        seconds = time_interleaved(calls, rounds=rounds, warmup=1, device=self.device)
+        rates = [1 / median(times) for times in seconds]
+        return [replace(point, images_per_second=rate) for point, rate in zip(front.points, rates, strict=True)]
 
     @torch.inference_mode()
     def __call__(self, image: ImageLike, pause: PauseConfig | str | None = None) -> Prediction:
@@ -126,6 +182,15 @@ class Predictor:
             patches=patches,
             label_ids=self.model.config.label_ids,
         )
+
+
+def front_file(model: str | Path | Segmenter) -> Path:
+    """Where the front of a model is, given as to :class:`Predictor`."""
+    if isinstance(model, Segmenter):
+        raise InputError("a model without a folder has no front to choose from: give one by front=")
+    if Path(model).is_file():
+        return Path(model).parent / FRONT_FILE
+    return fetch_model_folder(model) / FRONT_FILE
 
 
 def as_image(image: ImageLike) -> Tensor:

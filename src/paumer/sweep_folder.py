@@ -20,7 +20,7 @@ from paumer.front import FRONT_FILE, Front, Point, skyline
 from paumer.pause import NO_PAUSE, PauseConfig
 
 # What may differ when a sweep goes on: it chooses what is measured and changes no measurement.
-FREE_ON_RESUME = ("model", "load", "versions", "commit")
+FREE_ON_RESUME = ("model", "load", "versions")
 SUBSETS = ("search", "all")
 
 
@@ -55,8 +55,8 @@ class SweepPoint:
 
     @property
     def decided(self) -> bool:
-        """Whether the speed-up is larger than the noise: its quartiles do not enclose 1."""
-        return not self.speedup_low <= 1 <= self.speedup_high
+        """Whether the difference of the speed-up from 1 is larger than the distance of its quartiles."""
+        return self.speedup_high - self.speedup_low <= abs(self.speedup - 1)
 
 
 class SweepFolder:

@@ -15,6 +15,7 @@ import paumer
 from paumer.cli.data import data_command
 from paumer.cli.models import convert_command, push_command
 from paumer.cli.predict import predict_command
+from paumer.cli.sweep import sweep_command
 from paumer.cli.train import train_command
 from paumer.cli.val import val_command
 from paumer.errors import InputError, did_you_mean
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train_command,
     "val": val_command,
     "predict": predict_command,
+    "sweep": sweep_command,
     "convert": convert_command,
     "push": push_command,
     "data": data_command,

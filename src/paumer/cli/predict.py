@@ -20,6 +20,11 @@ def predict_command(argv: Sequence[str]) -> int:
     parser.add_argument("--out", required=True, help="folder to write to")
     parser.add_argument("--pause", default="none", help=PAUSE_HELP)
     parser.add_argument(
+        "--target-throughput",
+        type=float,
+        help="images/s, in place of --pause: the best mIoU of the model's front (paumer sweep) that is that fast here",
+    )
+    parser.add_argument(
         "--kinds",
         nargs="+",
         help="mask, overlay, paused, entropy, figure; default: all but the figure, of videos the overlay",
@@ -33,12 +38,18 @@ def predict_command(argv: Sequence[str]) -> int:
     from paumer.batch import predict_files
     from paumer.checkpoint import open_segmenter
     from paumer.device import choose_device
-    from paumer.predictor import Predictor
+    from paumer.predictor import Predictor, front_file
 
     device = choose_device(args.device)
     model = open_segmenter(args.model)
     predictor = Predictor(
-        model, pause, criterion=args.criterion, device=str(device), inference=inference_from(args, model)
+        model,
+        pause,
+        criterion=args.criterion,
+        device=str(device),
+        inference=inference_from(args, model),
+        target_throughput=args.target_throughput,
+        front=None if args.target_throughput is None else front_file(args.model),
     )
     report = predict_files(
         predictor, args.inputs, args.out, kinds=args.kinds, label_ids=args.label_ids, overwrite=args.overwrite

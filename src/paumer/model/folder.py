@@ -19,6 +19,7 @@ from torch import Tensor
 
 from paumer.errors import InputError
 from paumer.files import write_folder_beside
+from paumer.front import FRONT_FILE
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -85,7 +86,7 @@ def read_model_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def upload_model_folder(folder: Path, repo_id: str, private: bool = False, token: str | None = None) -> str:
-    """Uploads the three files as they are to a repository of the hub, made if need be -> address of the commit."""
+    """Uploads the files as they are to a repository of the hub, made if need be -> address of the commit."""
     api = HfApi(token=token)
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -93,7 +94,7 @@ def upload_model_folder(folder: Path, repo_id: str, private: bool = False, token
             repo_id=repo_id,
             folder_path=folder,
             commit_message="Upload PAUMER model",
-            allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, CARD_NAME],
+            allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, CARD_NAME, FRONT_FILE],
         )
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise InputError(f"cannot upload to {repo_id} ({type(error).__name__}): log in with  hf auth login") from error

@@ -100,7 +100,7 @@ class SegmenterConfig:
 class SegmenterOutput:
     """What one forward pass gives: logits at the images' size, and what paused."""
 
-    logits: Tensor  # (B, C, H, W)
+    logits: Tensor  # (B, C, H, W); on the patch grid, (B, C, h, w), where upsample=False was asked for
     trace: Trace
 
 
@@ -160,6 +160,7 @@ class Segmenter(nn.Module):
         *,
         criterion: str = "entropy",
         seeds: Sequence[int] | None = None,
+        upsample: bool = True,
     ) -> SegmenterOutput:
         """(B, 3, H, W) RGB images, uint8 or float in 0..1, not normalised -> logits (B, C, H, W) and trace.
 
@@ -168,6 +169,7 @@ class Segmenter(nn.Module):
             pause: which share of the patches pauses after which layers.
             criterion: what ranks the patches: ``entropy`` (Eq. 4), ``max_prob``, ``margin``, ``random``.
             seeds: for ``random``, one seed per image; by default its place in the batch.
+            upsample: ``False`` leaves the logits on the patch grid (B, C, h, w), padding included.
 
         Raises:
             InputError: a layer that the encoder does not have; a criterion that needs an auxiliary head, without one.
@@ -193,7 +195,8 @@ class Segmenter(nn.Module):
 
         x = self.pad(self.normalize(images))
         tokens, trace = encode(self.encoder, x, counts, score_tokens, self.preset)
-        return SegmenterOutput(self.upsample(self.decoder(tokens, grid), (height, width)), trace)
+        logits = self.decoder(tokens, grid)  # (B, C, h, w)
+        return SegmenterOutput(self.upsample(logits, (height, width)) if upsample else logits, trace)
 
     def predict_aux(self, layer: int, tokens: Tensor) -> Tensor | None:
         """Auxiliary decoder D_A on raw block outputs, no norm (Eq. 4): (B, n, D) -> (B, n, C)."""
