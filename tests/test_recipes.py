@@ -18,9 +18,13 @@ from paumer.train import TrainConfig, _create_dataset, build_model, train
 
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))
 each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+STUDIES = ("_baselines", "_heads")  # these start from a checkpoint that ships and not from a first stage
+each_study = pytest.mark.parametrize(
+    "path", [path for path in RECIPES if path.stem.endswith(STUDIES)], ids=lambda path: path.stem
+)
 each_second_stage = pytest.mark.parametrize(
     "path",
-    [path for path in RECIPES if not path.stem.endswith("_segmenter")],
+    [path for path in RECIPES if not path.stem.endswith(("_segmenter", *STUDIES))],
     ids=lambda path: path.stem,
 )
 
@@ -72,7 +76,7 @@ def shrunk(config: TrainConfig, folder: Path) -> TrainConfig:
 
 
 def test_there_are_both_stages_of_every_training():
-    stems = {path.stem for path in RECIPES}
+    stems = {path.stem for path in RECIPES if not path.stem.endswith(STUDIES)}
     second = {stem for stem in stems if not stem.endswith("_segmenter")}
     assert {stem + "_segmenter" for stem in second} == stems - second
     assert {"cityscapes_vit_tiny", "cityscapes_vit_small", "ade20k_vit_tiny", "ade20k_vit_small"} <= second
@@ -114,6 +118,18 @@ def test_the_second_stage_starts_from_what_the_first_one_writes(path):
         assert getattr(first, name) == getattr(second, name), name
 
 
+@each_study
+def test_a_study_starts_from_a_checkpoint_that_ships(path):
+    config = parse(path)
+    init = REPOSITORY / config.init
+    assert init.parent == REPOSITORY / "checkpoints"
+    # Scenes have CamVid's classes, so no data is needed to see that everything fits.
+    config = dataclasses.replace(config, data="scenes", init=str(init))
+    model = build_model(config, _create_dataset(config, "train"))
+    learning = {key.split(".")[0] for key, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learning == ({"aux_head"} if path.stem.endswith("_heads") else {"encoder", "decoder", "aux_head"})
+
+
 @pytest.mark.parametrize(
     ("stem", "steps", "lr", "crop", "stride"),
     [("cityscapes", 80_000, 1e-2, 768, 512), ("ade20k", 160_000, 1e-3, 512, 512)],
@@ -131,7 +147,7 @@ def test_the_paper_s_trainings_have_the_paper_s_settings(stem, steps, lr, crop, 
 def test_two_steps_of_a_recipe_run(path, tmp_path):
     config = shrunk(parse(path), tmp_path)
     if config.init is not None:
-        first = dataclasses.replace(config, init=None, pausing="none", val_pauses=())
+        first = dataclasses.replace(config, init=None, freeze=False, pausing="none", val_pauses=())
         build_model(first, _create_dataset(first, "train")).save_pretrained(config.init)
     result = train(config)
     assert result["step"] == 2 and len(result["miou"]) == len(config.parsed_val_pauses)

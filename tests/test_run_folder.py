@@ -119,3 +119,11 @@ def test_the_check_compares_values_as_yaml_gives_them_back(run):
         run.check({**config, "crop_size": (64, 32)}, resume=True)
     with pytest.raises(InputError, match="already holds a run"):
         run.check(config, resume=False)
+
+
+def test_a_run_older_than_an_option_goes_on_with_its_default(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.open({"steps": 5})
+    run.check({"steps": 5, "freeze": False, "window": (8, 8)}, True, {"freeze": False, "window": (8, 8)})
+    with pytest.raises(InputError, match="freeze was False and is now True"):
+        run.check({"steps": 5, "freeze": True}, True, {"freeze": False})

@@ -312,6 +312,168 @@ def test_training_starts_from_a_plain_or_a_pausing_segmenter(tmp_path, aux_head)
     assert ("aux_head.weight" in source.state_dict()) == (aux_head == "shared")
 
 
+# --- heads on a frozen network ---------------------------------------------------------------------------------------
+
+
+def frozen(folder: Path, **changes) -> TrainConfig:
+    """Heads for a plain Segmenter that is made here; the default pause layers, which `test_vit` does not have."""
+    if not (folder / "start").exists():
+        tiny_model(num_classes=11, aux_head="none", seed=3).save_pretrained(folder / "start")
+    options = {"init": str(folder / "start"), "aux_head": "per_layer", "pause_layers": (3, 9), **changes}
+    return tiny(folder / "run", freeze=True, **options)
+
+
+def start_of(config: TrainConfig) -> Segmenter:
+    return build_model(config, train_module._create_dataset(config, "train"))
+
+
+@pytest.mark.parametrize("aux_head", ["per_layer", "shared"])
+def test_a_frozen_network_keeps_every_bit_and_every_head_learns(tmp_path, aux_head):
+    config = frozen(tmp_path, **STATEFUL, aux_head=aux_head)
+    train(config)
+    source = load_file(tmp_path / "start" / "model.safetensors")
+    heads = {key: value for key, value in start_of(config).state_dict().items() if key.startswith("aux_head.")}
+    assert len(heads) == (12 if aux_head == "per_layer" else 2)
+    for folder in ("last", "best", "checkpoints/step_00000004/model"):
+        state = load_file(tmp_path / "run" / folder / "model.safetensors")
+        assert set(state) == set(source) | set(heads)
+        assert all(torch.equal(state[key], value) for key, value in source.items())
+        assert not any(torch.equal(state[key], value) for key, value in heads.items())
+
+
+def test_a_step_on_a_frozen_network_is_one_of_plain_linear_probes(tmp_path, monkeypatch):
+    """The update of each head against autograd on what timm's blocks give, block by block."""
+    batches = []
+    loss_of = train_module._Training._loss
+
+    def spy(self, images, masks, pause):
+        batches.append((images, masks))
+        return loss_of(self, images, masks, pause)
+
+    monkeypatch.setattr(train_module._Training, "_loss", spy)
+    config = frozen(tmp_path, steps=1, lr=0.1, log_every=1)
+    train(config)
+    ((images, masks),) = batches
+    model = start_of(config).eval()
+    blocks = model.encoder.forward_intermediates(model.normalize(images), intermediates_only=True)
+    total = 0.0
+    for layer, block in enumerate(blocks, start=1):
+        head = model.aux_head[str(layer)]
+        logits = torch.nn.functional.conv2d(block, head.weight[:, :, None, None], head.bias)
+        logits = torch.nn.functional.interpolate(logits, size=masks.shape[1:], mode="bilinear")
+        loss = torch.nn.functional.cross_entropy(logits, masks.long(), ignore_index=255)
+        loss.backward()
+        total += loss.item()
+    state = load_file(tmp_path / "run" / "last" / "model.safetensors")
+    for key, parameter in model.aux_head.named_parameters():
+        expected = parameter.detach() - 0.1 * parameter.grad
+        torch.testing.assert_close(state[f"aux_head.{key}"], expected, rtol=1e-4, atol=1e-6)
+    assert all(parameter.grad is None for parameter in model.encoder.parameters())
+    (line,) = (line for line in log_of(config) if "loss" in line)
+    assert line["loss"] == line["loss_aux"] == pytest.approx(total, rel=1e-5)
+
+
+def test_a_frozen_network_is_seen_as_at_inference_and_all_its_layers_are_scored(tmp_path, monkeypatch):
+    seen, held = [], []
+    forward, step = Segmenter.forward, train_module._Training._train_step
+
+    def spy_forward(self, images, pause=train_module.NO_PAUSE, **options):
+        output = forward(self, images, pause, **options)
+        if torch.is_grad_enabled():  # validation is not
+            seen.append((self.training, output.logits.requires_grad, output.trace.layers, output.trace.paused_at()))
+        return output
+
+    def spy_step(self, batches):
+        held.append({id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]})
+        assert held[-1] == {id(parameter) for parameter in self.model.aux_head.parameters()}
+        return step(self, batches)
+
+    monkeypatch.setattr(Segmenter, "forward", spy_forward)
+    monkeypatch.setattr(train_module._Training, "_train_step", spy_step)
+    train(frozen(tmp_path, **STATEFUL, val_every=1))  # a validation must not leave it in another mode
+    assert len(held) == 4 and len(seen) == 8
+    for training, needs_gradient, layers, paused_at in seen:
+        assert not training and not needs_gradient
+        assert layers == (1, 2, 3, 4, 5, 6) and not paused_at.any()
+
+
+def test_heads_of_a_frozen_network_resume_to_the_same_bits(tmp_path, monkeypatch):
+    unbroken = frozen(tmp_path / "unbroken", **STATEFUL)
+    train(unbroken)
+    original = train_module._Training._train_step
+
+    def step_with_signal(self, batches):
+        if self.step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, batches)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="after step 2"):
+        patch.setattr(train_module._Training, "_train_step", step_with_signal)
+        train(frozen(tmp_path / "again", **STATEFUL, save_every=3))
+    (tmp_path / "again" / "start" / "model.safetensors").unlink()  # all is in the checkpoint
+    again = frozen(tmp_path / "again", **STATEFUL, save_every=3, resume=True)
+    train(again)
+    assert weights_of(again) == weights_of(unbroken)
+
+
+def test_a_frozen_network_pauses_and_its_card_says_what_was_trained(tmp_path):
+    config = frozen(tmp_path, val_pauses=("none", "2:0.5"))
+    result = train(config)
+    assert set(result["miou"]) == {"none", "2:0.5"}
+    card = (tmp_path / "run" / "last" / "README.md").read_text()
+    assert f"auxiliary heads only, on the frozen network of {config.init}" in card and "| 2:0.5 |" in card
+
+
+def test_heads_per_layer_start_afresh_where_the_source_shares_one(tmp_path, caplog):
+    tiny_model(num_classes=11, aux_head="shared").save_pretrained(tmp_path / "start")
+    model = start_of(frozen(tmp_path))
+    assert "12 start afresh: aux_head.1.weight" in caplog.text
+    assert {key for key, parameter in model.named_parameters() if parameter.requires_grad} == {
+        f"aux_head.{layer}.{name}" for layer in range(1, 7) for name in ("weight", "bias")
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "unused"),
+    [({}, False), ({"aux_head": "per_layer"}, True), ({"aux_head": "per_layer", "freeze": True, "init": "x"}, False)],
+)
+def test_only_heads_that_wait_for_their_draw_are_searched_for_missing_gradients(tmp_path, changes, unused):
+    accelerator = train_module.create_accelerator(tiny(tmp_path / "run", **changes))
+    assert accelerator.ddp_handler.find_unused_parameters == unused
+
+
+@pytest.mark.parametrize("changes", [{"init": None}, {"pausing": "none"}, {"pausing": "random"}])
+def test_freezing_needs_a_trained_network_and_heads(changes):
+    with pytest.raises(InputError, match="needs init and a pausing that has such heads"):
+        TrainConfig(out="unused", freeze=True, **{"init": "start", **changes})
+
+
+@pytest.mark.parametrize(
+    ("source", "changes", "message"),
+    [
+        ({"image_size": (96, 96)}, {}, r"image_size \(96, 96\) and this run \(64, 64\): use the same"),
+        ({}, {"crop_size": (32, 32)}, r"image_size \(64, 64\) and this run \(32, 32\)"),
+        ({"num_classes": 5}, {}, "num_classes 5 and this run 11"),
+        ({"preset": "mmseg"}, {}, "preset mmseg and this run timm"),
+        ({}, {"val_pauses": ("7:0.5",)}, r"after layer 7: this encoder has layers 1\.\.6"),
+    ],
+)
+def test_what_would_change_a_frozen_network_is_refused(tmp_path, source, changes, message):
+    tiny_model(**{"num_classes": 11, "aux_head": "none", **source}).save_pretrained(tmp_path / "start")
+    with pytest.raises(InputError, match=message):
+        train(frozen(tmp_path, **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_frozen_network_may_be_trained_on_smaller_crops(tmp_path):
+    config = frozen(tmp_path, image_size=(64, 64), crop_size=(32, 32), steps=1)
+    train(config)
+    source = load_file(tmp_path / "start" / "model.safetensors")
+    assert torch.equal(
+        load_file(tmp_path / "run/last/model.safetensors")["encoder.pos_embed"], source["encoder.pos_embed"]
+    )
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
@@ -488,6 +650,8 @@ torch.distributed.destroy_process_group()
 def test_two_processes_train_as_one_with_the_same_images(tmp_path):
     options = {**DETERMINISTIC, "steps": 2, "lr": 0.1, "val_images": 3}
     runs = {head: {**options, "aux_head": head} for head in ("shared", "per_layer")}
+    tiny_model(num_classes=11, aux_head="none", decoder="linear").save_pretrained(tmp_path / "start")
+    runs["frozen"] = {**options, "aux_head": "per_layer", "freeze": True, "init": str(tmp_path / "start")}
     values = [vars(tiny(tmp_path / head, **run, batch_size=1)) for head, run in runs.items()]
     (tmp_path / "script.py").write_text(DDP_SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -13,8 +13,8 @@ import platform
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -312,38 +312,25 @@ def benchmark(
     pauses = list(dict.fromkeys([NO_PAUSE, *pauses]))
     _check_numbers(image_size, batch_size, rounds, warmup)
     _check_words(dtype, attention, criterion)
+    names = ["random noise"] if images is None else list(image_names) or ["images of the caller"]
+    images = _noise(image_size) if images is None else images
+    size = (images.shape[-2], images.shape[-1])
     device = model.pixel_mean.device
     state = conditions(device)
     held = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-    images, names = (_noise(image_size), ["random noise"]) if images is None else (images, list(image_names))
-    size = (images.shape[-2], images.shape[-1])
+    # Before anything is timed, since it also refuses what the forward pass would.
     flops = [count_flops(model, pause, size, criterion=criterion) for pause in pauses]
     subject = _Subject(_own_copy(model, dtype, attention), images, criterion, upsample)
-    with torch.inference_mode(), attention_kernel(attention):
+    with torch.inference_mode(), attention_kernel(attention), _lack_of_memory_told(size, device):
         _check_runs(subject, dtype, attention)
         batch_size = batch_size or _search_batch(subject)
         calls = subject.calls(pauses, batch_size)
-        try:
-            peaks = [_peak_memory(call, device, held) for call in calls]
-            seconds = time_interleaved(calls, rounds=rounds, warmup=warmup, device=device, progress=progress)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            raise InputError(
-                f"a batch of {batch_size} images of {size[0]}x{size[1]} does not fit into the memory of {device}: "
-                "take a smaller one, or let it be searched"
-            ) from error
-    given = {
-        "dtype": dtype,
-        "attention": attention,
-        "upsample": upsample,
-        "criterion": criterion,
-        "images": ", ".join(names[:batch_size]),
-        "rounds": rounds,
-        "warmup": warmup,
-    }
+        peaks = [_peak_memory(call, device, held) for call in calls]
+        seconds = time_interleaved(calls, rounds=rounds, warmup=warmup, device=device, progress=progress)
+    given = {"dtype": dtype, "attention": attention, "upsample": upsample, "criterion": criterion}
+    given |= {"images": ", ".join(names[:batch_size]), "rounds": rounds, "warmup": warmup}
     return [
-        BenchResult(pause, batch_size, size, tuple(own), tuple(seconds[0]), count, flops[0], peak, {**given, **state})
+        BenchResult(pause, batch_size, size, tuple(own), tuple(seconds[0]), count, flops[0], peak, given | state)
         for pause, own, count, peak in zip(pauses, seconds, flops, peaks, strict=True)
     ]
 
@@ -489,11 +476,23 @@ def _check_runs(subject: _Subject, dtype: str, attention: str) -> None:
         synchronize(device)
     except RuntimeError as error:
         if is_out_of_memory(error):
-            raise InputError(
-                f"not even one image fits into the memory of {device}: take a smaller image size or a smaller dtype"
-            ) from error
+            raise
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"{attention} attention in {dtype} does not run on {device} ({reason}): "
             "take the attention 'auto' or the dtype 'float32'"
+        ) from error
+
+
+@contextmanager
+def _lack_of_memory_told(image_size: tuple[int, int], device: torch.device) -> Iterator[None]:
+    height, width = image_size
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"a batch of images of {height}x{width} does not fit into the memory of {device}: "
+            "take a smaller batch, image size or dtype"
         ) from error

@@ -51,8 +51,8 @@ class RunFolder:
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
-    def check(self, config: dict[str, Any], resume: bool) -> None:
-        """Writes nothing.
+    def check(self, config: dict[str, Any], resume: bool, defaults: dict[str, Any] | None = None) -> None:
+        """Writes nothing. ``defaults`` stand for options that the run in the folder is too old to know.
 
         Raises:
             InputError: the folder holds a run and ``resume`` is off, or the run in it had another configuration.
@@ -62,7 +62,7 @@ class RunFolder:
             return
         if not resume:
             raise InputError(f"{self.path} already holds a run: go on with it by --resume, or give another --out")
-        old = yaml.safe_load(config_path.read_text(encoding="utf-8"))
+        old = {**_plain(defaults or {}), **yaml.safe_load(config_path.read_text(encoding="utf-8"))}
         changed = [key for key in config if key not in FREE_ON_RESUME and old.get(key) != _plain(config[key])]
         if changed:
             key = changed[0]

@@ -1,7 +1,8 @@
-"""Training: plain Segmenter, PAUMER (one random layer and ratio per batch), and the random-pausing baseline.
+"""Training: plain Segmenter, PAUMER (one random layer and ratio per batch), random pausing, heads on a frozen network.
 
-Knows nothing of file formats of data or of plots. Source: PAUMER, section 2.2 and 4.1. The step is the only unit, and
-everything random is a function of (seed, step): a run that was killed goes on as if nothing had happened.
+Knows nothing of file formats of data or of plots. Source: PAUMER, sections 2.1 (frozen network), 2.2 and 4.1. The step
+is the only unit, and everything random is a function of (seed, step): a run that was killed goes on as if nothing had
+happened.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from paumer.checkpoint import load_backbone, start_from
+from paumer.checkpoint import load_backbone, open_segmenter, start_from
 from paumer.data.batches import StepBatches, StepSamples, create_loader, read_batches
 from paumer.data.datasets import Dataset, create_dataset
 from paumer.data.transforms import TrainTransform, sample_generator
@@ -66,6 +67,9 @@ class TrainConfig:
         image_size: (height, width) of the stored position grid, by default the crop.
         pausing: ``none`` for a plain Segmenter, or the criterion: ``entropy``, ``max_prob``, ``margin``, ``random``.
         aux_head: auxiliary decoder, ``shared`` by all layers or ``per_layer``.
+        freeze: train the auxiliary heads only: encoder and decoder stay as ``init`` has them. Every step takes the
+            auxiliary loss after all layers and pauses nothing, so ``pause_layers``, ``pause_ratios`` and ``aux_weight``
+            have no part in it.
         pause_layers: one of these is drawn per batch.
         pause_ratios: lowest and highest share to pause; one is drawn per batch.
         aux_weight: lambda of Eq. 3.
@@ -127,6 +131,7 @@ class TrainConfig:
     image_size: tuple[int, int] | None = None
     pausing: str = "entropy"
     aux_head: str = "shared"
+    freeze: bool = False
     pause_layers: tuple[int, ...] = (3, 4, 5, 6, 7, 8, 9)
     pause_ratios: tuple[float, float] = (0.2, 0.8)
     aux_weight: float = 0.1
@@ -195,6 +200,11 @@ class TrainConfig:
             raise InputError(f"lr {self.lr} lies below min_lr {self.min_lr}: lower min_lr as well")
         if min(self.class_weight or (0,)) < 0:
             raise InputError(f"class weights must not be negative, got {self.class_weight}")
+        if self.freeze and (self.init is None or not self.has_aux):
+            raise InputError(
+                "freeze trains the auxiliary heads of a trained Segmenter: it needs init and a pausing that has such "
+                f"heads, as entropy; got init {self.init} and pausing {self.pausing}"
+            )
         self.random_pause, self.parsed_val_pauses  # noqa: B018 - both refuse what cannot work, before anything starts
 
     @property
@@ -212,8 +222,13 @@ class TrainConfig:
             )
         return pauses
 
+    @property
+    def has_aux(self) -> bool:
+        # The random baseline neither needs nor trains an auxiliary head, and DDP refuses parameters without gradients.
+        return self.pausing not in ("none", "random")
+
     def pause_at(self, step: int) -> PauseConfig:
-        """The configuration that every rank trains with at ``step``."""
+        """The configuration that every rank trains with at ``step``, where the network is not frozen."""
         return NO_PAUSE if self.pausing == "none" else self.random_pause.draw(step)
 
     @property
@@ -229,12 +244,10 @@ def build_model(config: TrainConfig, dataset: Dataset, load_weights: bool = True
     torch.manual_seed(config.seed)
     spec = dataset.spec
     options = {name: getattr(config, name) for name in ("mean", "std") if getattr(config, name) is not None}
-    # The random baseline neither needs nor trains an auxiliary head, and DDP refuses parameters without gradients.
-    has_aux = config.pausing not in ("none", "random")
     model = create_model(
         config.backbone,
         num_classes=spec.num_classes,
-        aux_head=config.aux_head if has_aux else "none",
+        aux_head=config.aux_head if config.has_aux else "none",
         image_size=config.image_size or config.crop_size,
         decoder=config.decoder,
         decoder_layers=config.decoder_layers,
@@ -251,20 +264,43 @@ def build_model(config: TrainConfig, dataset: Dataset, load_weights: bool = True
     )
     _check_layers(config, model.depth)
     if load_weights and config.init is not None:
+        if config.freeze:
+            _check_frozen(model, config.init)
         start_from(model, config.init)
     elif load_weights and config.weights != "none":
         load_backbone(model, config.weights)
+    if config.freeze:
+        model.requires_grad_(False)
+        _learning_part(model, config).requires_grad_(True)
     return model
 
 
+def _learning_part(model: Segmenter, config: TrainConfig) -> nn.Module:
+    if not config.freeze:
+        return model
+    assert model.aux_head is not None  # the configuration has seen to it
+    return model.aux_head
+
+
 def _check_layers(config: TrainConfig, depth: int) -> None:
-    if config.pausing != "none" and max(config.pause_layers) > depth:
+    if config.pausing != "none" and not config.freeze and max(config.pause_layers) > depth:
         raise InputError(
             f"cannot pause after layer {max(config.pause_layers)}: {config.backbone} has layers 1..{depth}; "
             "give other pause_layers"
         )
     for pause in config.parsed_val_pauses:
         pause.counts(1, depth)  # a wrong layer is told now, not at the first validation
+
+
+def _check_frozen(model: Segmenter, init: str) -> None:
+    """What ``start_from`` adapts or does not look at must be the same, since a frozen network cannot learn it again."""
+    source = open_segmenter(init).config
+    for name in ("num_classes", "preset", "image_size"):
+        theirs, ours = getattr(source, name), getattr(model.config, name)
+        if ours != theirs:
+            raise InputError(
+                f"a frozen network stays as it is, but {init} has {name} {theirs} and this run {ours}: use the same"
+            )
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -279,7 +315,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     accelerator = create_accelerator(config)
     run, values = RunFolder(config.out), dataclasses.asdict(config)
     if accelerator.is_main_process:
-        run.check(values, config.resume)
+        run.check(values, config.resume, dataclasses.asdict(TrainConfig(out="")))
     train_set = _create_dataset(config, config.train_split)
     val_set = _create_dataset(config, config.val_split)
     resumed = config.resume and bool(run.checkpoints())
@@ -311,8 +347,8 @@ def create_accelerator(config: TrainConfig) -> Accelerator:
         raise MissingExtraError("training", "train") from error
     # Accelerate keeps precision and device for the whole process; a second run may well want others.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    # Of one head per layer only the drawn layer's gets gradients, which DDP must be told.
-    unused = config.aux_head == "per_layer" and config.pausing not in ("none", "random")
+    # Of one head per layer only the drawn layer's gets gradients, which DDP must be told; a frozen network trains all.
+    unused = config.aux_head == "per_layer" and config.has_aux and not config.freeze
     return Accelerator(
         mixed_precision=config.amp,
         cpu=config.device == "cpu",
@@ -355,7 +391,12 @@ class _Training:
         self.inference = inference_config(model)
         self.class_weight = self._create_class_weight()
         optimizer = create_optimizer(
-            model, config.optimizer, config.lr, config.weight_decay, config.momentum, config.decoder_lr_scale
+            _learning_part(model, config),
+            config.optimizer,
+            config.lr,
+            config.weight_decay,
+            config.momentum,
+            config.decoder_lr_scale,
         )
         model.to(accelerator.device)
         self.ema = create_ema(model, config.ema_decay) if config.ema_decay else None
@@ -474,8 +515,8 @@ class _Training:
         # Dropout and drop-path draw from the global generator: seeding it per step makes it a function of the step.
         # The samples of a step are numbered from 0, so a stream counted from the far end is none of theirs.
         torch.manual_seed(sample_generator(config.seed, step, 2**31 + accelerator.process_index).initial_seed())
-        self.wrapped.train()
-        pause = config.pause_at(step)
+        self.wrapped.train(not config.freeze)  # what is frozen predicts as it does at inference
+        pause = _score_all_layers(self.model.depth) if config.freeze else config.pause_at(step)
         losses = []
         for micro in range(config.accumulation):
             images, masks = (tensor.to(accelerator.device, non_blocking=True) for tensor in next(batches))
@@ -501,7 +542,7 @@ class _Training:
         seeds = torch.randint(2**40, (len(images),)).tolist() if config.criterion == "random" else None
         with self.accelerator.autocast():
             output = self.wrapped(images, pause, criterion=config.criterion, seeds=seeds)
-        return segmentation_loss(
+        loss = segmentation_loss(
             self.model,
             output,
             masks,
@@ -510,6 +551,7 @@ class _Training:
             ignore_index=self.train_set.spec.ignore_index,
             average=config.loss_average,
         )
+        return dataclasses.replace(loss, total=loss.aux) if config.freeze else loss
 
     def _refuse_broken_weights(self) -> None:
         """A finite loss can have gradients that are not; such weights must not become the last good checkpoint."""
@@ -569,10 +611,11 @@ class _Training:
 
     def _card(self) -> str:
         config, spec = self.config, self.train_set.spec
+        frozen = f", auxiliary heads only, on the frozen network of {config.init}" if config.freeze else ""
         average = f", average of the weights with decay {config.ema_decay}" if self.ema is not None else ""
         card = default_card(self.model.config) + (
             f"\n## Training\n\n{self.step} of {config.steps} steps of {self._images_per_step} images of {spec.name} "
-            f"({config.train_split}), pausing: {config.pausing}, seed {config.seed}{average}.\n"
+            f"({config.train_split}), pausing: {config.pausing}, seed {config.seed}{frozen}{average}.\n"
         )
         if self.validated_at == self.step:
             card += f"\n| pause | mIoU in per cent, {len(self.val_indices)} images of {config.val_split} |\n|---|---|\n"
@@ -588,6 +631,11 @@ class _Training:
             self.run_folder.log({"step": self.step, **values})
         if self.config.log_with != "none":
             self.accelerator.log(values, step=self.step)
+
+
+def _score_all_layers(depth: int) -> PauseConfig:
+    """A ratio of 0 scores the patches of a layer and pauses none."""
+    return PauseConfig(tuple((layer, 0.0) for layer in range(1, depth + 1)))
 
 
 @dataclass(frozen=True)

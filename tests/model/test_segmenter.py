@@ -76,6 +76,15 @@ def test_logits_have_the_size_of_any_image(model, size):
 
 
 @torch.no_grad()
+def test_without_upsampling_the_logits_stay_on_the_patch_grid(model):
+    images = random_images(2, 50, 70)
+    full, small = model(images, PAUSE), model(images, PAUSE, upsample=False)
+    assert small.logits.shape == (2, 5, 4, 5)
+    np.testing.assert_allclose(full.logits, bilinear(small.logits, 16)[..., :50, :70], atol=1e-5)
+    assert torch.equal(full.trace.paused_at(), small.trace.paused_at())
+
+
+@torch.no_grad()
 def test_padding_is_the_mean_colour_at_the_right_and_the_bottom(model):
     image = random_images(1, 50, 70).float() / 255
     padded = torch.full((1, 3, 64, 80), 0.5)
