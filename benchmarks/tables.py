@@ -1,0 +1,110 @@
+"""The tables of docs/results.md, as Markdown, from sweep folders.
+
+    python benchmarks/tables.py entropy=OUT/sweeps/entropy-0 random=OUT/sweeps/random-0 …
+
+The first folder gives the speed-ups and GFLOP. Further tables: loss of mIoU at +X % images per second, read off each
+series' front, and the classes that pay. Several folders of one name, as of several seeds, give mean ± deviation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from itertools import pairwise
+
+from paumer.errors import InputError
+from paumer.front import Point, skyline
+from paumer.pause import NO_PAUSE, PAPER_CONFIGS, PauseConfig
+from paumer.sweep_folder import SweepFolder, SweepPoint
+
+Series = dict[str, list[dict[PauseConfig, SweepPoint]]]
+
+
+def read(words: Sequence[str]) -> Series:
+    series: Series = {}
+    for word in words:
+        name, equals, path = word.partition("=")
+        if not equals:
+            raise InputError(f"write NAME=FOLDER, got {word}")
+        points = {point.pause: point for point in SweepFolder(path).points() if "all" in point.scores}
+        series.setdefault(name, []).append(points)
+    return series
+
+
+def spread(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+def row(cells: Sequence[object]) -> str:
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def table_1(series: Series) -> list[str]:
+    first = next(iter(series.values()))[0]
+    lines = [row(["pause", "GFLOP", "arithmetic", "speed-up", *series])]
+    lines.append("|---|--:|--:|--:|" + "--:|" * len(series))
+    unpaused = first[NO_PAUSE]
+    for pause in (NO_PAUSE, *PAPER_CONFIGS):
+        if pause not in first:
+            continue
+        point = first[pause]
+        speed = f"{point.speedup:.2f}" if point.decided or pause == NO_PAUSE else "noise"
+        cells: list[object] = [f"`{pause}`", f"{point.gflops:.2f}", f"{unpaused.gflops / point.gflops:.2f}", speed]
+        for runs in series.values():
+            mious = [run[pause].miou() for run in runs if pause in run]
+            cells.append(spread([miou for miou in mious if miou is not None]) if mious else "")
+        lines.append(row(cells))
+    return lines
+
+
+def at_speed(points: dict[PauseConfig, SweepPoint], speedup: float) -> float | None:
+    """mIoU lost at that speed-up, read off the front by straight lines between its points; None beyond its end."""
+    front = skyline(
+        Point(point.pause, miou, point.speedup) for point in points.values() if (miou := point.miou()) is not None
+    )
+    pairs = [(point.images_per_second, point.miou) for point in front]
+    unpaused = float(points[NO_PAUSE].miou() or 0)
+    for (slow, high), (fast, low) in pairwise(pairs):
+        if slow <= speedup <= fast:
+            return unpaused - (high + (low - high) * (speedup - slow) / (fast - slow))
+    return None
+
+
+def losses(series: Series, speedups: Sequence[float]) -> list[str]:
+    lines = [row(["", *(f"+{100 * (speedup - 1):.0f} %" for speedup in speedups)]), "|---|" + "--:|" * len(speedups)]
+    for name, runs in series.items():
+        cells = []
+        for speedup in speedups:
+            found = [loss for run in runs if NO_PAUSE in run and (loss := at_speed(run, speedup)) is not None]
+            cells.append(spread([-loss for loss in found]) if found else "not reached")
+        lines.append(row([name, *cells]))
+    return lines
+
+
+def who_pays(points: dict[PauseConfig, SweepPoint], pauses: Sequence[PauseConfig]) -> list[str]:
+    unpaused = points[NO_PAUSE].scores["all"]["iou"]
+    lines = [row(["class", "`none`", *(f"`{pause}`" for pause in pauses)]), "|---|" + "--:|" * (1 + len(pauses))]
+    for name in sorted(unpaused, key=lambda name: points[pauses[-1]].scores["all"]["iou"][name] - unpaused[name]):
+        changes = [points[pause].scores["all"]["iou"][name] - unpaused[name] for pause in pauses]
+        lines.append(row([name, f"{unpaused[name]:.1f}", *(f"{change:+.1f}" for change in changes)]))
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("series", nargs="+", metavar="NAME=FOLDER")
+    parser.add_argument("--speedups", type=float, nargs="+", default=[1.2, 1.4, 1.5, 1.6])
+    args = parser.parse_args()
+    series = read(args.series)
+    first = next(iter(series.values()))[0]
+    print("\n".join(table_1(series)), "\n")
+    print("\n".join(losses(series, args.speedups)), "\n")
+    fastest = [pause for pause in map(PauseConfig.parse, ("5:0.6", "3:0.4,5:0.4,7:0.4")) if pause in first]
+    print("\n".join(who_pays(first, fastest)))
+
+
+if __name__ == "__main__":
+    main()
