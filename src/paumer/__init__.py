@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# Where each public name lives. They are imported when first used, so that `import paumer` costs no torch. The functions
-# `paumer.train.train` and `paumer.evaluate.evaluate` are not here: their names are those of their modules.
+# Where each public name lives. They are imported when first used, so that `import paumer` costs no torch. Functions
+# with the name of their module (`paumer.train.train`, `evaluate`, `benchmark`, `sweep`) are not here.
 _HOMES = {
+    "BenchResult": "paumer.benchmark",
     "CRITERION_NAMES": "paumer.model",
+    "EntropyStudy": "paumer.entropy_study",
+    "Front": "paumer.front",
     "InferenceConfig": "paumer.inference",
     "InputError": "paumer.errors",
     "NO_PAUSE": "paumer.pause",
@@ -25,6 +28,8 @@ _HOMES = {
     "Predictor": "paumer.predictor",
     "Segmenter": "paumer.model",
     "SegmenterConfig": "paumer.model",
+    "SweepConfig": "paumer.sweep",
+    "SweepFolder": "paumer.sweep_folder",
     "TrainConfig": "paumer.train",
     "check_dataset": "paumer.data",
     "convert_checkpoint": "paumer.checkpoint",
@@ -35,10 +40,13 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:  # `as` says to type checkers that the name is public here
+    from paumer.benchmark import BenchResult as BenchResult
     from paumer.checkpoint import convert_checkpoint as convert_checkpoint
     from paumer.data import check_dataset as check_dataset
     from paumer.data import create_dataset as create_dataset
+    from paumer.entropy_study import EntropyStudy as EntropyStudy
     from paumer.errors import InputError as InputError
+    from paumer.front import Front as Front
     from paumer.inference import InferenceConfig as InferenceConfig
     from paumer.model import CRITERION_NAMES as CRITERION_NAMES
     from paumer.model import Segmenter as Segmenter
@@ -49,6 +57,8 @@ if TYPE_CHECKING:  # `as` says to type checkers that the name is public here
     from paumer.pause import PauseConfig as PauseConfig
     from paumer.prediction import Prediction as Prediction
     from paumer.predictor import Predictor as Predictor
+    from paumer.sweep import SweepConfig as SweepConfig
+    from paumer.sweep_folder import SweepFolder as SweepFolder
     from paumer.train import TrainConfig as TrainConfig
 
 

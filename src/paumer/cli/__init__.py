@@ -12,9 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import paumer
+from paumer.cli.benchmark import benchmark_command
 from paumer.cli.data import data_command
 from paumer.cli.models import convert_command, push_command
+from paumer.cli.plot import plot_command
 from paumer.cli.predict import predict_command
+from paumer.cli.report import report_command
 from paumer.cli.sweep import sweep_command
 from paumer.cli.train import train_command
 from paumer.cli.val import val_command
@@ -24,7 +27,10 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train_command,
     "val": val_command,
     "predict": predict_command,
+    "benchmark": benchmark_command,
     "sweep": sweep_command,
+    "plot": plot_command,
+    "report": report_command,
     "convert": convert_command,
     "push": push_command,
     "data": data_command,
