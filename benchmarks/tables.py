@@ -2,7 +2,7 @@
 
     python benchmarks/tables.py entropy=OUT/sweeps/entropy-0 random=OUT/sweeps/random-0 …
 
-The first folder gives the speed-ups and GFLOP. Further tables: loss of mIoU at +X % images per second, read off each
+The first folder gives the speed-ups and GFLOP. Further tables: mIoU at +X % images per second, read off each
 series' front, and the classes that pay. Several folders of one name, as of several seeds, give mean ± deviation.
 """
 
@@ -61,31 +61,33 @@ def table_1(series: Series) -> list[str]:
 
 
 def at_speed(points: dict[PauseConfig, SweepPoint], speedup: float) -> float | None:
-    """mIoU lost at that speed-up, read off the front by straight lines between its points; None beyond its end."""
+    """mIoU at that speed-up, read off the front by straight lines between its points; None beyond its end."""
     front = skyline(
         Point(point.pause, miou, point.speedup) for point in points.values() if (miou := point.miou()) is not None
     )
     pairs = [(point.images_per_second, point.miou) for point in front]
-    unpaused = float(points[NO_PAUSE].miou() or 0)
+    if speedup <= pairs[0][0]:
+        return pairs[0][1]  # what is best is faster than asked for
     for (slow, high), (fast, low) in pairwise(pairs):
         if slow <= speedup <= fast:
-            return unpaused - (high + (low - high) * (speedup - slow) / (fast - slow))
+            return high + (low - high) * (speedup - slow) / (fast - slow)
     return None
 
 
-def losses(series: Series, speedups: Sequence[float]) -> list[str]:
+def mious_at(series: Series, speedups: Sequence[float]) -> list[str]:
     lines = [row(["", *(f"+{100 * (speedup - 1):.0f} %" for speedup in speedups)]), "|---|" + "--:|" * len(speedups)]
     for name, runs in series.items():
         cells = []
         for speedup in speedups:
-            found = [loss for run in runs if NO_PAUSE in run and (loss := at_speed(run, speedup)) is not None]
-            cells.append(spread([-loss for loss in found]) if found else "not reached")
+            found = [miou for run in runs if (miou := at_speed(run, speedup)) is not None]
+            cells.append(spread(found) if found else "not reached")
         lines.append(row([name, *cells]))
     return lines
 
 
 def who_pays(points: dict[PauseConfig, SweepPoint], pauses: Sequence[PauseConfig]) -> list[str]:
-    unpaused = points[NO_PAUSE].scores["all"]["iou"]
+    known = points[NO_PAUSE].scores["all"]["iou"]
+    unpaused = {name: iou for name, iou in known.items() if iou is not None}  # None: no pixel of it anywhere
     lines = [row(["class", "`none`", *(f"`{pause}`" for pause in pauses)]), "|---|" + "--:|" * (1 + len(pauses))]
     for name in sorted(unpaused, key=lambda name: points[pauses[-1]].scores["all"]["iou"][name] - unpaused[name]):
         changes = [points[pause].scores["all"]["iou"][name] - unpaused[name] for pause in pauses]
@@ -101,7 +103,7 @@ def main() -> None:
     series = read(args.series)
     first = next(iter(series.values()))[0]
     print("\n".join(table_1(series)), "\n")
-    print("\n".join(losses(series, args.speedups)), "\n")
+    print("\n".join(mious_at(series, args.speedups)), "\n")
     fastest = [pause for pause in map(PauseConfig.parse, ("5:0.6", "3:0.4,5:0.4,7:0.4")) if pause in first]
     print("\n".join(who_pays(first, fastest)))
 
