@@ -13,7 +13,8 @@ set -eu
 
 CAMVID=$1 OUT=$2
 DEVICE=${DEVICE:-auto} AMP=${AMP:-no} STEPS=${STEPS:-600} HEAD_STEPS=${HEAD_STEPS:-300} CROP=${CROP:-288} SEEDS=${SEEDS:-0} LIMIT=${LIMIT:-20}
-MINUTES=${MINUTES:-0} PAUMER=${PAUMER:-paumer}
+MINUTES=${MINUTES:-0} PAUMER=${PAUMER:-paumer} PYTHON=${PYTHON:-python} ROUNDS=${ROUNDS:-9} IMAGE_SIZE=${IMAGE_SIZE:-512}
+RATIOS=${RATIOS:-0.2 0.4 0.6 0.8}
 PAPER=${PAPER:-@paper}  # the configurations to score
 MODEL=checkpoints/camvid-vit-tiny
 STARTED=$(date +%s)
@@ -62,13 +63,13 @@ done
 sweep frozen "$OUT/heads/last" --search none --pauses "$PAPER"
 
 # 3. The shipped checkpoint: Table 1, the grid of Figure 9 and the search of Figure 10 on a fifth of val, the front on all of it.
-sweep shipped "$MODEL" --search greedy --limit "$LIMIT" --pauses "$PAPER"
+sweep shipped "$MODEL" --search greedy --limit "$LIMIT" --ratios $RATIOS --pauses "$PAPER"
 sweep shipped-random "$MODEL" --criterion random --search none --pauses "$PAPER"
 
 # 4. The paper's protocol: 512x512, batch 1 and the batch that fills the device, fused and unfused attention.
 mkdir -p "$OUT/benchmark"
 for attention in auto eager; do
-    [ -f "$OUT/benchmark/$attention.csv" ] || run "$PAUMER" benchmark "$MODEL" --pauses "$PAPER" --device "$DEVICE" --attention $attention \
+    [ -f "$OUT/benchmark/$attention.csv" ] || run "$PAUMER" benchmark "$MODEL" --pauses "$PAPER" --device "$DEVICE" --attention $attention --image-size "$IMAGE_SIZE" "$IMAGE_SIZE" --rounds "$ROUNDS" --warmup 1 \
         --json "$OUT/benchmark/$attention.json" --csv "$OUT/benchmark/$attention.csv"
 done
 
@@ -76,11 +77,13 @@ done
 first=$(echo "$SEEDS" | cut -d' ' -f1)
 figures="$OUT/figures"
 "$PAUMER" plot entropy "$OUT/heads/last" --data camvid --root "$CAMVID" --limit "$LIMIT" --device "$DEVICE" --out "$figures/entropy"
-"$PAUMER" plot tradeoff "$OUT/sweeps/entropy-$first" --labels "entropy" "random, trained" "random, untrained" \
+"$PAUMER" plot tradeoff --relative "$OUT/sweeps/entropy-$first" --labels "entropy" "random, trained" "random, untrained" \
     --baselines "$OUT/sweeps/random-$first" "$OUT/sweeps/random-untrained-$first" --out "$figures/tradeoff"
-"$PAUMER" plot tradeoff "$OUT/sweeps/entropy-$first" "$OUT/sweeps/max_prob-$first" "$OUT/sweeps/margin-$first" "$OUT/sweeps/frozen" \
+"$PAUMER" plot tradeoff --relative "$OUT/sweeps/entropy-$first" "$OUT/sweeps/max_prob-$first" "$OUT/sweeps/margin-$first" "$OUT/sweeps/frozen" \
     --labels "entropy" "largest probability" "margin" "entropy, network frozen" --out "$figures/criteria"
 "$PAUMER" plot grid "$OUT/sweeps/shipped" --out "$figures/grid"
 "$PAUMER" plot greedy "$OUT/sweeps/shipped" --out "$figures/greedy"
-"$PAUMER" report "$OUT/sweeps/shipped" --out "$OUT/report.html"
+"$PAUMER" report "$OUT/sweeps/shipped" --data camvid --root "$CAMVID" --out "$OUT/report.html"
+"$PYTHON" benchmarks/tables.py "entropy=$OUT/sweeps/entropy-$first" "max_prob=$OUT/sweeps/max_prob-$first" "margin=$OUT/sweeps/margin-$first" \
+    "random, trained=$OUT/sweeps/random-$first" "random, untrained=$OUT/sweeps/random-untrained-$first" > "$OUT/tables.md"
 echo "done: figures in $figures, the page is $OUT/report.html"

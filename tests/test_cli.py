@@ -16,7 +16,7 @@ from PIL import Image
 from reference_segmenter import rstrudel_checkpoint, rstrudel_variant
 from safetensors.torch import load_file
 
-from paumer.cli import main
+from paumer.cli import COMMANDS, main
 from paumer.model import Segmenter, create_model
 from paumer.pause import PAPER_CONFIGS
 
@@ -65,12 +65,12 @@ def json_lines(text: str) -> list[dict]:
 def test_help_is_instant_and_names_every_command():
     code = "import sys, paumer.cli\ntry: paumer.cli.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for command in ("train", "val", "predict", "convert", "push", "data"):
+    for command in tuple(COMMANDS):
         assert f"\n  {command} " in result.stdout
     assert result.stdout.splitlines()[-1] == "False"
 
 
-@pytest.mark.parametrize("command", ["train", "val", "predict", "convert", "push", "data"])
+@pytest.mark.parametrize("command", list(COMMANDS))
 def test_every_command_explains_its_options(command, capsys):
     assert run(command, "--help") == 0
     assert "usage: paumer " + command in capsys.readouterr().out

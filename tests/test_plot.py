@@ -303,6 +303,12 @@ def test_greedy_shows_each_stage_and_the_path_of_the_choices(tmp_path):
     assert places(shapes["s"]) == sorted([*tried[1], chosen[1]])
     assert places(shapes["^"]) == sorted(tried[2])
     assert {note.get_text(): note.xy for note in axes.texts} == {"5:0.5": chosen[0], "5:0.5,7:0.5": chosen[1]}
+    large = [marker for marker in markers(axes) if marker.get_markersize() == 8]
+    entries = [entry.get_color() for entry in axes.get_legend().get_lines()]
+    assert places(large) == sorted(chosen)
+    assert {marker.get_markerfacecolor() for marker in large} == set(entries[:2])
+    faint = [marker for marker in shapes["s"] if marker not in large]
+    assert faint and all(marker.get_markerfacecolor() not in entries for marker in faint)
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
         "stage 1: one layer",
         "stage 2: 5:0.5 and one more layer",
@@ -362,6 +368,14 @@ def test_violins_are_as_wide_as_there_are_tokens_right_ones_left_and_wrong_ones_
     # Wrong tokens are only from 2 to 4 nats, and the half is as wide as any at its own peak.
     assert (wrong[:, 1].min(), wrong[:, 1].max()) == (2, 4)
     assert wrong[:, 0].max() - 1 == pytest.approx(max(width.values()))
+
+
+def test_a_violin_is_as_wide_as_there_are_tokens_per_nat():
+    # Nine bins make two full groups and a rest of one bin, which is a quarter as high.
+    edges, counts = tuple(0.5 * b for b in range(10)), (4,) * 9
+    study = replace(study_of(), edges=edges, right={2: counts, 4: counts}, wrong={2: counts, 4: counts})
+    right = halves(draw_entropy(study).axes[0])[0]
+    assert {round(float(x), 9) for x, _ in right if x < 0} == {-0.45}
 
 
 def test_medians_are_those_of_the_tokens():
@@ -578,9 +592,9 @@ def test_another_suffix_is_refused_and_nothing_written(tmp_path, series):
 
 
 def test_text_in_an_svg_is_text(tmp_path, series):
-    (path,) = save_figure(draw_tradeoff([replace(series, label="costs $2 & <more>")] * 2), tmp_path / "figure.svg")
+    (path,) = save_figure(draw_tradeoff([replace(series, label="costs $2 & <$3>")] * 2), tmp_path / "figure.svg")
     svg = path.read_text()
-    assert ">images per second</text>" in svg and ">costs $2 &amp; &lt;more&gt;</text>" in svg
+    assert ">images per second</text>" in svg and ">costs $2 &amp; &lt;$3&gt;</text>" in svg
 
 
 def test_the_same_figure_is_the_same_file(tmp_path, series, predictions):
@@ -647,6 +661,17 @@ def test_labels_cover_neither_each_other_nor_markers():
     assert all(box.x0 >= axes.bbox.x0 and box.x1 <= figure.bbox.x1 and box.y1 <= axes.bbox.y1 for box in boxes)
 
 
+def test_a_label_keeps_clear_of_a_line_through_its_point():
+    figure = Figure(figsize=(4, 3))
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot([0, 1, 2], [0, 1, 1])  # to the right of the point, where a text would stand otherwise
+    place_labels(axes, [(1, 1, "configuration")])
+    figure.draw_without_rendering()
+    box = matplotlib.text.Text.get_window_extent(axes.texts[0])
+    assert not any(box.contains(x, y) for x, y in axes.transData.transform([(1 + i / 100, 1) for i in range(100)]))
+
+
 def test_drawing_from_a_folder_needs_no_torch_and_no_pyplot(tmp_path):
     sweep_of(tmp_path / "sweep")
     code = (
@@ -665,3 +690,22 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch, series):
     for call in (require_matplotlib, lambda: draw_tradeoff([series])):
         with pytest.raises(MissingExtraError, match=r"plotting needs .*paumer\[plot\]"):
             call()
+
+
+def test_relative_speeds_are_over_each_ones_own_unpaused_model(tmp_path):
+    """One network timed twice, the second time on a machine half as fast: the same figure but for the labels."""
+    for name in ("quiet", "busy"):
+        sweep_of(tmp_path / name, {"none": (1.0, 70.0), "5:0.6": (1.4, 69.0)})
+    times = tmp_path / "busy" / "times.jsonl"
+    rows = [json.loads(line) for line in times.read_text().splitlines()]
+    times.write_text(
+        "".join(json.dumps({**row, "baseline_seconds": 2 * row["baseline_seconds"]}) + "\n" for row in rows)
+    )
+    series = [Series.read(tmp_path / "quiet"), Series.read(tmp_path / "busy")]
+
+    def lines(figure):
+        return [list(line.get_xdata()) for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
+
+    apart, together = lines(draw_tradeoff(series)), lines(draw_tradeoff(series, relative=True))
+    assert apart[1] == pytest.approx([x / 2 for x in apart[0]])
+    assert together == [pytest.approx(apart[0])] * 2

@@ -172,6 +172,11 @@ def _add_tradeoff(parser: Parser) -> None:
     parser.add_argument("--baselines", nargs="+", default=[], help="sweep folders to draw dashed")
     parser.add_argument("--labels", nargs="+", help="names of the sweeps, then of the baselines; default: the folders'")
     parser.add_argument("--front", action="store_true", help="everything that was scored, not only Table 1")
+    parser.add_argument(
+        "--relative",
+        action="store_true",
+        help="speed-ups over each one's own unpaused model: for one network, timed apart",
+    )
     _add_floor(parser)
 
 
@@ -187,7 +192,7 @@ def _draw_tradeoff(args: Any) -> Figure:
         Series.read(folder, label, dashed=dash, min_miou=args.min_miou)
         for folder, label, dash in zip(folders, labels, dashed, strict=True)
     ]
-    return draw_tradeoff(series, front=args.front)
+    return draw_tradeoff(series, front=args.front, relative=args.relative)
 
 
 def _add_architectures(parser: Parser) -> None:

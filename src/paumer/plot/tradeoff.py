@@ -6,6 +6,7 @@ Knows nothing of how anything was measured.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from paumer.errors import InputError
@@ -21,26 +22,40 @@ if TYPE_CHECKING:
 
 
 @style()
-def draw_tradeoff(series: Sequence[Series], *, front: bool = False) -> Figure:
+def draw_tradeoff(series: Sequence[Series], *, front: bool = False, relative: bool = False) -> Figure:
     """A marker for each configuration of Table 1, and a line through those that no other beats; baselines are dashed.
 
     Args:
         series: at least one; the upper axis tells the speed-up over the first one's unpaused model.
         front: everything that was scored instead of Table 1; what is off the line is faint.
+        relative: each speed-up counted from the series' own unpaused model and drawn as if all of these were as fast as
+            the first: for one network that was timed at different moments, when the machine was not equally fast.
 
     Raises:
-        InputError: a series with nothing to draw, or scored on other data than the first one.
+        InputError: a series with nothing to draw, or scored on other data than the first one; ``relative`` without a
+            score of the first one's unpaused model.
     """
     check_comparable(series)
     drawn = [one.scored() if front else _of_table_1(one) for one in series]
+    if relative:
+        drawn = [_at_the_speed_of(series[0], points) for points in drawn]
     figure, axes = new_speed_figure(COLUMN, 2.8, series)
     for index, (one, points) in enumerate(zip(series, drawn, strict=True)):
         _draw_series(axes, one, points, Look.number(index), faint=front)
     if len(series) > 1:
         axes.legend(handlelength=3)
     note = "Lines join what no other point beats in both speed and mIoU."
+    if relative:
+        note += " Speed-ups are over each one's own unpaused model."
     add_conditions(figure, series, [point for points in drawn for point in points], note)
     return figure
+
+
+def _at_the_speed_of(first: Series, points: Sequence[SweepPoint]) -> list[SweepPoint]:
+    unpaused = first.unpaused()
+    if unpaused is None:
+        raise InputError(f"the unpaused model of {first.label} is not scored: add 'none' to its sweep")
+    return [replace(point, images_per_second=point.speedup * unpaused.images_per_second) for point in points]
 
 
 def _of_table_1(series: Series) -> list[SweepPoint]:
