@@ -54,7 +54,7 @@ def test_an_unknown_figure_is_answered_with_the_near_match():
     "words",
     [
         ["tradeoff", "ours", "--baselines", "random", "--labels", "PAUMER", "random patches"],
-        ["tradeoff", "ours", "random", "--front", "--min-miou", "61"],
+        ["tradeoff", "ours", "random", "--front", "--relative", "--min-miou", "61"],
         ["grid", "searched", "--label", "PAUMER"],
         ["greedy", "searched", "--min-miou", "61"],
     ],

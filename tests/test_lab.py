@@ -13,7 +13,7 @@ from PIL import Image
 from paumer.cli import main
 from paumer.data import create_dataset
 from paumer.data.images import save_index_mask
-from paumer.front import Front, choose_within_drop
+from paumer.front import Front
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "scenes-vit-tiny"
 SEARCH = ["--pauses", "5:0.6", "--layers", "3", "5", "--ratios", "0.3", "0.6", "--max-layers", "2", "--rounds", "2"]
@@ -68,8 +68,7 @@ def test_the_same_command_measures_nothing_again_and_chooses(lab, swept, capsys)
     assert {name: (swept / name).read_bytes() for name in before} == before
     out = capsys.readouterr().out
     summary = json.loads(out.splitlines()[-1])
-    front = Front.load(swept / "pareto.json")
-    assert summary["choice"] == str(choose_within_drop(front.points, 100).pause) == summary["front"][-1]["pause"]
+    assert summary["choice"] == summary["front"][-1]["pause"]  # any loss will do, so the fastest is taken
     assert "at most 100 mIoU points lost" in out
 
 

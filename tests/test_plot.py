@@ -183,6 +183,20 @@ def test_upper_axis_tells_the_speedup_over_the_first_series_unpaused_model(tmp_p
     assert upper.get_xlabel() == "speed-up over not pausing (ours)"
 
 
+def test_relative_speeds_count_from_each_ones_own_unpaused_model(tmp_path, series):
+    points = tuple(replace(point, images_per_second=point.images_per_second / 3) for point in series.points)
+    slow = replace(series, label="slow", points=points)  # the same on a machine that was busy
+    figure = draw_tradeoff([series, slow], relative=True)
+    ours, theirs = joined(figure.axes[0])
+    assert_xy(theirs, at(*skyline_of(TABLE_1)))
+    assert_xy(ours, at(*skyline_of(TABLE_1)))
+    assert figure.axes[0].child_axes[0].get_xlabel() == "speed-up over not pausing"
+    assert "Speed-ups are over each one's own unpaused model." in footnote(figure)
+    sweep_of(tmp_path / "paused", {pause: POINTS[pause] for pause in TABLE_1[1:]})
+    with pytest.raises(InputError, match="the unpaused model of paused is not scored: add 'none' to its sweep"):
+        draw_tradeoff([Series.read(tmp_path / "paused"), slow], relative=True)
+
+
 def test_without_an_unpaused_model_there_is_no_upper_axis(tmp_path):
     sweep_of(tmp_path / "paused", {pause: POINTS[pause] for pause in TABLE_1[1:]})
     assert not draw_tradeoff([Series.read(tmp_path / "paused")]).axes[0].child_axes

@@ -10,7 +10,10 @@ import pytest
 import paumer
 
 NAMES = {
+    "BenchResult",
     "CRITERION_NAMES",
+    "EntropyStudy",
+    "Front",
     "InferenceConfig",
     "InputError",
     "NO_PAUSE",
@@ -20,6 +23,8 @@ NAMES = {
     "Predictor",
     "Segmenter",
     "SegmenterConfig",
+    "SweepConfig",
+    "SweepFolder",
     "TrainConfig",
     "__version__",
     "check_dataset",

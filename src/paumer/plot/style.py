@@ -1,7 +1,7 @@
 """What all figures have in common: sizes, colours, markers, footnotes, and the files.
 
-Knows nothing of what is drawn. matplotlib (the extra ``plot``) is imported only when a figure is made; figures hang on
-no global state of it, so that they can be drawn in any thread and beside a user's own.
+Knows nothing of what is drawn. matplotlib (the extra ``plot``) is imported only when a figure is made, and pyplot
+never: a user's own figures and settings stay as they are.
 """
 
 from __future__ import annotations
