@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from paumer.checkpoint import start_from
+from paumer.checkpoint import model_id, start_from
 from paumer.data import create_dataset
 from paumer.evaluate import evaluate
+from paumer.front import Front, skyline
 from paumer.model import Segmenter, create_model
 from paumer.pause import NO_PAUSE, PAPER_CONFIGS, PauseConfig
 
@@ -116,9 +117,17 @@ def test_the_examples_run(tmp_path):
     commands = [
         ["one_photo.py", str(tmp_path / "street.jpg"), "--out", str(tmp_path / "speeds")],
         ["pause_in_your_own_loop.py"],
+        ["keep_up.py", str(tmp_path / "street.jpg"), "--fps", "0.01"],
         ["fine_tune.py", str(tmp_path / "mine.yaml"), "--steps", "1", "--crop", "64", "--out", str(tmp_path / "run")],
     ]
     for script, *arguments in commands:
         subprocess.run([sys.executable, str(REPOSITORY / "examples" / script), *arguments], check=True)
     assert len(list((tmp_path / "speeds").glob("*.png"))) == 3
     assert Segmenter.from_pretrained(tmp_path / "run" / "last").config.names == ("other", "road")
+
+
+def test_the_shipped_front_is_of_the_shipped_weights():
+    front = Front.load(CHECKPOINTS / "camvid-vit-tiny" / "pareto.json")
+    assert front.conditions["model_id"] == model_id(Segmenter.from_pretrained(CHECKPOINTS / "camvid-vit-tiny"))
+    assert front.conditions["scored_images"] == 101
+    assert skyline(front.points) == list(front.points)
