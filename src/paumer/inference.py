@@ -60,6 +60,11 @@ class InferenceConfig:
         if self.window_batch < 1:
             raise InputError(f"window_batch must be at least 1, got {self.window_batch}: give 1 to save memory")
 
+    @property
+    def is_single_view(self) -> bool:
+        """Whether an image goes through the predictor whole and once."""
+        return self.mode == "whole" and len(self.scales) == 1 and not self.flip
+
 
 def _check_pair(name: str, pair: tuple[int, int] | None) -> None:
     if pair is not None and (len(pair) != 2 or min(pair) < 1):

@@ -108,7 +108,7 @@ class Predictor:
     @property
     def shows_patches(self) -> bool:
         """Whether predictions know what became of the patches: the whole image goes through the model, once."""
-        return self.inference.mode == "whole" and len(self.inference.scales) == 1 and not self.inference.flip
+        return self.inference.is_single_view
 
     def _choose(self, front: Front, target: float) -> PauseConfig:
         """The best mIoU among the front's configurations that are fast enough here and now."""

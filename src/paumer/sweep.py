@@ -99,7 +99,8 @@ class SweepConfig:
             check_target(self.target_throughput)
         if self.max_drop is not None:
             check_drop(self.max_drop)
-        PauseConfig(tuple((layer, ratio) for layer, ratio in zip(self.layers, (0.0,) * len(self.layers), strict=True)))
+        # They refuse layers and ratios that no configuration can have.
+        PauseConfig(tuple((layer, 0.0) for layer in self.layers))
         for ratio in self.ratios:
             PauseConfig(((1, ratio),))
 
@@ -194,8 +195,7 @@ class _Sweep:
         """What cannot work is told before the first measurement."""
         for pause in (*self.config.pauses, *self.single_layers()):
             pause.counts(1, self.model.depth)
-        whole = self.inference.mode == "whole" and len(self.inference.scales) == 1 and not self.inference.flip
-        if self.config.batch_size > 1 and not whole:
+        if self.config.batch_size > 1 and not self.inference.is_single_view:
             raise InputError("batches are timed for whole images in a single view only: take --batch-size 1")
 
     def _timed_images(self) -> Tensor:

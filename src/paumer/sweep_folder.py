@@ -19,8 +19,8 @@ from paumer.files import make_folder, write_beside, write_text
 from paumer.front import FRONT_FILE, Front, Point, skyline
 from paumer.pause import NO_PAUSE, PauseConfig
 
-# What may differ when a sweep goes on: it chooses what is measured and changes no measurement.
-FREE_ON_RESUME = ("model", "load", "versions")
+# What may differ when a sweep goes on: the same weights may lie elsewhere, and the load is never the same.
+FREE_ON_RESUME = ("model", "load")
 SUBSETS = ("search", "all")
 
 
