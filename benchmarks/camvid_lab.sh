@@ -73,17 +73,25 @@ for attention in auto eager; do
         --json "$OUT/benchmark/$attention.json" --csv "$OUT/benchmark/$attention.csv"
 done
 
-# 5. Figures and the page.
-first=$(echo "$SEEDS" | cut -d' ' -f1)
+# 5. Figures and the page; where there are several seeds, of all of them: mean and standard deviation.
+seeds_of() {  # WAY: its sweep folders with commas between
+    folders=
+    for seed in $SEEDS; do folders="$folders${folders:+,}$OUT/sweeps/$1-$seed"; done
+    echo "$folders"
+}
 figures="$OUT/figures"
 "$PAUMER" plot entropy "$OUT/heads/last" --data camvid --root "$CAMVID" --limit "$LIMIT" --device "$DEVICE" --out "$figures/entropy"
-"$PAUMER" plot tradeoff --relative "$OUT/sweeps/entropy-$first" --labels "entropy" "random, trained" "random, untrained" \
-    --baselines "$OUT/sweeps/random-$first" "$OUT/sweeps/random-untrained-$first" --out "$figures/tradeoff"
-"$PAUMER" plot tradeoff --relative "$OUT/sweeps/entropy-$first" "$OUT/sweeps/max_prob-$first" "$OUT/sweeps/margin-$first" "$OUT/sweeps/frozen" \
+"$PAUMER" plot tradeoff --relative "$(seeds_of entropy)" --labels "entropy" "random, trained" "random, untrained" \
+    --baselines "$(seeds_of random)" "$(seeds_of random-untrained)" --out "$figures/tradeoff"
+"$PAUMER" plot tradeoff --relative "$(seeds_of entropy)" "$(seeds_of max_prob)" "$(seeds_of margin)" "$OUT/sweeps/frozen" \
     --labels "entropy" "largest probability" "margin" "entropy, network frozen" --out "$figures/criteria"
 "$PAUMER" plot grid "$OUT/sweeps/shipped" --out "$figures/grid"
 "$PAUMER" plot greedy "$OUT/sweeps/shipped" --out "$figures/greedy"
 "$PAUMER" report "$OUT/sweeps/shipped" --data camvid --root "$CAMVID" --out "$OUT/report.html"
-"$PYTHON" benchmarks/tables.py "entropy=$OUT/sweeps/entropy-$first" "max_prob=$OUT/sweeps/max_prob-$first" "margin=$OUT/sweeps/margin-$first" \
-    "random, trained=$OUT/sweeps/random-$first" "random, untrained=$OUT/sweeps/random-untrained-$first" > "$OUT/tables.md"
+set --
+for seed in $SEEDS; do
+    set -- "$@" "entropy=$OUT/sweeps/entropy-$seed" "max_prob=$OUT/sweeps/max_prob-$seed" "margin=$OUT/sweeps/margin-$seed" \
+        "random, trained=$OUT/sweeps/random-$seed" "random, untrained=$OUT/sweeps/random-untrained-$seed"
+done
+"$PYTHON" benchmarks/tables.py "$@" "frozen=$OUT/sweeps/frozen" > "$OUT/tables.md"
 echo "done: figures in $figures, the page is $OUT/report.html"

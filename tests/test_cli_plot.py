@@ -77,6 +77,39 @@ def test_labels_and_baselines_reach_the_figure(folder):
         run("tradeoff", folder / "ours", "--baselines", folder / "random", "--labels", "one", "--out", folder / "x")
 
 
+def test_folders_with_commas_between_are_seeds_of_one_series(folder):
+    for seed, miou in enumerate((66.0, 69.0)):
+        sweep_of(folder / f"seed-{seed}", {"none": (1.0, 67.0), "5:0.6": (1.4, miou)}, model_id=str(seed))
+    seeds = f"{folder / 'seed-0'},{folder / 'seed-1'}"
+    run("tradeoff", folder / "ours", "--baselines", seeds, "--labels", "PAUMER", "random", "--out", folder / "f.svg")
+    svg = (folder / "f.svg").read_text()
+    assert ">PAUMER</text>" in svg and ">random, 2 seeds</text>" in svg
+    run("tradeoff", seeds, "--out", folder / "g.svg")
+    assert ">seed, 2 seeds</text>" in (folder / "g.svg").read_text()
+
+
+def test_a_folder_with_a_comma_in_its_name_is_one_sweep(folder):
+    sweep_of(folder / "3:0.4,5:0.4")
+    run("tradeoff", folder / "3:0.4,5:0.4", folder / "ours", "--out", folder / "figure.svg")
+    assert ">3:0.4,5:0.4</text>" in (folder / "figure.svg").read_text()
+
+
+def test_seeds_that_do_not_belong_together_are_one_sentence(folder):
+    sweep_of(folder / "camvid", data="camvid")
+    sweep_of(folder / "few", {"none": (1.0, 67.0)}, model_id="another")
+    for other, message in (
+        ("camvid", "ours and camvid are no seeds of one series, since they differ in data"),
+        ("few", "is not scored on the whole split in few"),
+        ("ours", "two of ours, ours are of the same weights and seed"),
+        ("nowhere", "nowhere holds no sweep"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run("tradeoff", f"{folder / 'ours'},{folder / other}", "--out", folder / "figure")
+    with pytest.raises(InputError, match="lacks a folder beside a comma"):
+        run("tradeoff", f"{folder / 'ours'},", "--out", folder / "figure")
+    assert not list(folder.glob("figure*"))
+
+
 def test_architectures_are_drawn_and_those_without_a_score_named(folder, capsys):
     speeds, published = tables(folder)
     files = ["--speeds", speeds, "--published", published, "--dataset", "ade20k"]

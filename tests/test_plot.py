@@ -243,6 +243,104 @@ def test_the_footnote_holds_the_conditions_and_where_they_differ_both(tmp_path, 
     )
 
 
+# -- several seeds -----------------------------------------------------------------------------------------------------
+
+SHIFTS = np.array([0.0, 1.0, -2.5])  # of a seed's mIoU
+LOADS = np.array([1.0, 1.5, 0.9])  # how much longer a seed's images took
+
+
+def seeds_of(folder: Path, shifts=SHIFTS, loads=LOADS, **info) -> list[Series]:
+    """Sweeps that differ in mIoU, more so where more pauses, and in the speed of the machine."""
+    for seed, (shift, load) in enumerate(zip(shifts, loads, strict=True)):
+        points = {pause: (speed, miou + shift * speed**2) for pause, (speed, miou) in POINTS.items()}
+        sweep_of(folder / f"ours-{seed}", points, model_id=f"{seed:016x}", model=f"runs/{seed}", load=load, **info)
+        times = folder / f"ours-{seed}" / "times.jsonl"
+        rows = [json.loads(line) for line in times.read_text().splitlines()]
+        times.write_text("".join(json.dumps({**row, "baseline_seconds": BASELINE * load}) + "\n" for row in rows))
+    return [Series.read(folder / f"ours-{seed}") for seed in range(len(shifts))]
+
+
+def without(series: Series, *pauses: str) -> Series:
+    return replace(series, points=tuple(point for point in series.points if str(point.pause) not in pauses))
+
+
+def test_seeds_are_drawn_as_their_means_with_bars_of_their_deviation(tmp_path):
+    figure = draw_tradeoff([Series.join(seeds_of(tmp_path), "PAUMER")])
+    speeds = {pause: np.mean(POINTS[pause][0] / (BASELINE * LOADS)) for pause in TABLE_1}
+    mious = {pause: POINTS[pause][1] + SHIFTS * POINTS[pause][0] ** 2 for pause in TABLE_1}
+    expected = {(speeds[pause], mious[pause].mean()): mious[pause].std(ddof=1) for pause in TABLE_1}
+    (axes,) = figure.axes
+    (bars,) = (artist for artist in axes.collections if isinstance(artist, LineCollection))
+    segments = np.array(bars.get_segments())  # (6, 2, 2): low and high end of each
+    assert len(segments) == len(TABLE_1)
+    found = {tuple(segment.mean(axis=0).round(9)): np.ptp(segment[:, 1]) / 2 for segment in segments}
+    assert found.keys() == {(round(x, 9), round(y, 9)) for x, y in expected}
+    for (x, y), deviation in expected.items():
+        assert found[round(x, 9), round(y, 9)] == pytest.approx(deviation)
+    drawn = np.array(places(marker for marker in markers(axes) if marker.get_marker() == "o"))
+    np.testing.assert_allclose(drawn, sorted(expected))
+    means = {pause: (speeds[pause], mious[pause].mean()) for pause in TABLE_1}
+    assert_xy(next(line for line in joined(axes)), [means[pause] for pause in skyline_of(TABLE_1, means)])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["PAUMER, 3 seeds"]
+    assert "Of several seeds: means; bars: mIoU ± one standard deviation." in footnote(figure)
+
+
+def test_relative_speeds_of_seeds_are_means_of_each_ones_own_speedup(tmp_path, series):
+    figure = draw_tradeoff([series, Series.join(seeds_of(tmp_path))], relative=True)
+    (bars,) = (artist for artist in figure.axes[0].collections if isinstance(artist, LineCollection))
+    found = sorted(segment[0][0] for segment in bars.get_segments())
+    np.testing.assert_allclose(found, sorted(POINTS[pause][0] / BASELINE for pause in TABLE_1))
+
+
+def test_a_single_sweep_has_no_bars(series):
+    figure = draw_tradeoff([series, series])
+    assert not figure.axes[0].collections
+    assert "seeds" not in texts(figure)
+
+
+def test_seeds_are_called_by_what_their_folders_begin_with(tmp_path):
+    seeds = seeds_of(tmp_path)
+    assert Series.join(seeds).label == "ours"
+    assert Series.join([replace(seeds[0], label="a"), replace(seeds[1], label="b")]).label == "a, b"
+
+
+def test_seeds_of_a_search_share_what_is_drawn_or_are_refused(tmp_path):
+    first, second, third = seeds_of(tmp_path)
+    fewer = without(second, "4:0.5")
+    with pytest.raises(InputError, match="4:0.5 is not scored on the whole split in ours-1; add it by"):
+        Series.join([first, fewer, third])
+    table_1 = [point.pause for point in first.points if str(point.pause) in TABLE_1]
+    kept = Series.join([first, fewer, third], needed=table_1)
+    assert {str(point.pause) for point in kept.points} == POINTS.keys() - {"4:0.5"}
+    with pytest.raises(InputError, match="5:0.6 is not scored on the whole split in ours-2"):
+        Series.join([first, second, without(third, "5:0.6")], needed=table_1)
+    with pytest.raises(InputError, match="no configuration is scored on the whole split in all of ours-0, ours-1"):
+        Series.join([without(first, *TABLE_1), without(second, *(POINTS.keys() - set(TABLE_1)))], needed=[])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "camvid"}, "differ in data: 'scenes' and 'camvid'"),
+        ({"criterion": "random"}, "differ in criterion: 'entropy' and 'random'"),
+        ({"device_name": "Other CPU"}, "differ in device_name: 'Test CPU' and 'Other CPU'"),
+        ({"num_images": 12}, "differ in num_images: 50 and 12"),
+        ({"model_id": "0" * 16}, "two of ours-0, ours-1 are of the same weights and seed"),
+    ],
+)
+def test_what_differs_in_more_than_the_seed_is_refused(tmp_path, changes, message):
+    first, second, _ = seeds_of(tmp_path)
+    with pytest.raises(InputError, match=message):
+        Series.join([first, replace(second, info={**second.info, **changes})])
+
+
+def test_seeds_of_other_networks_are_refused(tmp_path):
+    first, second, _ = seeds_of(tmp_path)
+    larger = replace(second, points=tuple(replace(point, gflops=4.0) for point in second.points))
+    with pytest.raises(InputError, match="ours-0 and ours-1 are of different networks: 1.00 and 4.00 GFLOP at none"):
+        Series.join([first, larger])
+
+
 # -- Fig. 9 ------------------------------------------------------------------------------------------------------------
 
 GRID = {

@@ -101,8 +101,8 @@ class SweepFolder:
             for key in info:
                 if key not in FREE_ON_RESUME and old.get(key) != info[key]:
                     raise InputError(
-                        f"{self.path} holds a sweep with another {key}: {_short(old.get(key))} there, "
-                        f"{_short(info[key])} now; give another --out"
+                        f"{self.path} holds a sweep with another {key}: {shorten(old.get(key))} there, "
+                        f"{shorten(info[key])} now; give another --out"
                     )
             return
         make_folder(self.path)
@@ -241,6 +241,7 @@ def _csv_row(point: SweepPoint, unpaused: float | None, on_front: bool) -> dict[
     }
 
 
-def _short(value: Any) -> str:
+def shorten(value: Any) -> str:
+    """A value for a sentence: what is long is cut."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"

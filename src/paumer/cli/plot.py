@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from paumer.cli.options import PAUSE_HELP, Parser, open_data, versions
 from paumer.errors import InputError, did_you_mean
+from paumer.pause import NO_PAUSE, PAPER_CONFIGS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -168,8 +169,13 @@ def _read_sweep(args: Any) -> Series:
 
 
 def _add_tradeoff(parser: Parser) -> None:
-    parser.add_argument("sweeps", nargs="+", help="sweep folders; speed-ups are over the first one's unpaused model")
-    parser.add_argument("--baselines", nargs="+", default=[], help="sweep folders to draw dashed")
+    parser.add_argument(
+        "sweeps",
+        nargs="+",
+        help="sweep folders; speed-ups are over the first one's unpaused model. Folders with commas between them are "
+        "seeds of one: their mean and standard deviation",
+    )
+    parser.add_argument("--baselines", nargs="+", default=[], help="sweep folders to draw dashed; seeds likewise")
     parser.add_argument("--labels", nargs="+", help="names of the sweeps, then of the baselines; default: the folders'")
     parser.add_argument("--front", action="store_true", help="everything that was scored, not only Table 1")
     parser.add_argument(
@@ -181,18 +187,30 @@ def _add_tradeoff(parser: Parser) -> None:
 
 
 def _draw_tradeoff(args: Any) -> Figure:
-    from paumer.plot import Series, draw_tradeoff
+    from paumer.plot import draw_tradeoff
 
     folders = [*args.sweeps, *args.baselines]
     labels = args.labels or [None] * len(folders)
     if len(labels) != len(folders):
         raise InputError(f"{len(folders)} sweeps and {len(labels)} labels: give each a label, baselines last, or none")
     dashed = [False] * len(args.sweeps) + [True] * len(args.baselines)
-    series = [
-        Series.read(folder, label, dashed=dash, min_miou=args.min_miou)
-        for folder, label, dash in zip(folders, labels, dashed, strict=True)
-    ]
+    series = [_read_seeds(word, label, dash, args) for word, label, dash in zip(folders, labels, dashed, strict=True)]
     return draw_tradeoff(series, front=args.front, relative=args.relative)
+
+
+def _read_seeds(word: str, label: str | None, dashed: bool, args: Any) -> Series:
+    """One sweep, or the mean of those between whose folders are commas."""
+    from paumer.plot import Series
+
+    # A folder may have a comma in its name.
+    folders = [word] if Path(word).is_dir() else word.split(",")
+    if "" in folders:
+        raise InputError(f"'{word}' lacks a folder beside a comma: write the seeds of one series as  A,B,C")
+    if len(folders) == 1:
+        return Series.read(word, label, dashed=dashed, min_miou=args.min_miou)
+    seeds = [Series.read(folder, dashed=dashed, min_miou=args.min_miou) for folder in folders]
+    # Searches of several seeds went different ways; what is drawn without --front they must share.
+    return Series.join(seeds, label, needed=None if args.front else (NO_PAUSE, *PAPER_CONFIGS))
 
 
 def _add_architectures(parser: Parser) -> None:

@@ -5,11 +5,11 @@ Knows nothing of which points a figure is about.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from paumer.pause import NO_PAUSE
+from paumer.pause import NO_PAUSE, PauseConfig
 from paumer.plot.series import Series, describe, miou_of
 from paumer.plot.style import INK, Look, add_footnote, new_figure
 from paumer.sweep_folder import SweepPoint
@@ -64,6 +64,15 @@ def draw_points(axes: Axes, points: Sequence[SweepPoint], look: Look, subset: st
             mec=INK if unpaused else look.color,
             mfc="white" if is_hollow(point) else look.color,
         )
+
+
+def draw_bars(
+    axes: Axes, points: Sequence[SweepPoint], deviations: Mapping[PauseConfig, float], look: Look, subset: str = "all"
+) -> None:
+    """Up and down from each point by its deviation; nothing where there are none."""
+    if deviations:
+        heights = [deviations[point.pause] for point in points]
+        axes.errorbar(*xy(points, subset), yerr=heights, fmt="none", ecolor=look.color, elinewidth=0.8, capsize=2)
 
 
 def is_hollow(point: SweepPoint) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from paumer.errors import InputError
 from paumer.pause import NO_PAUSE, PAPER_CONFIGS
-from paumer.plot.points import add_conditions, draw_line, draw_points, new_speed_figure
+from paumer.plot.points import add_conditions, draw_bars, draw_line, draw_points, new_speed_figure
 from paumer.plot.series import Series, check_comparable, front_of
 from paumer.plot.style import COLUMN, Look, style
 from paumer.sweep_folder import SweepPoint
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 @style()
 def draw_tradeoff(series: Sequence[Series], *, front: bool = False, relative: bool = False) -> Figure:
     """A marker for each configuration of Table 1, and a line through those that no other beats; baselines are dashed.
+
+    Series of several seeds (:meth:`Series.join`) have bars of one standard deviation of their mIoU up and down.
 
     Args:
         series: at least one; the upper axis tells the speed-up over the first one's unpaused model.
@@ -43,9 +45,11 @@ def draw_tradeoff(series: Sequence[Series], *, front: bool = False, relative: bo
     figure, axes = new_speed_figure(COLUMN, 2.8, series[:1] if relative else series)
     for index, (one, points) in enumerate(zip(series, drawn, strict=True)):
         _draw_series(axes, one, points, Look.number(index), faint=front)
-    if len(series) > 1:
+    if len(series) > 1 or series[0].num_seeds > 1:
         axes.legend(handlelength=3)
     note = "Lines join what no other point beats in both speed and mIoU."
+    if any(one.num_seeds > 1 for one in series):
+        note += " Of several seeds: means; bars: mIoU ± one standard deviation."
     if relative:
         note += " Speed-ups are over each one's own unpaused model."
     add_conditions(figure, series, [point for points in drawn for point in points], note)
@@ -71,6 +75,9 @@ def _draw_series(axes: Axes, series: Series, points: Sequence[SweepPoint], look:
     others = [point for point in points if point not in front and point.pause != NO_PAUSE] if faint else []
     draw_points(axes, others, look.light(), size=3)
     draw_line(axes, front, look, dashed=series.dashed)
-    draw_points(axes, [point for point in points if point not in others], look)
+    full = [point for point in points if point not in others]
+    draw_bars(axes, full, series.deviations, look)
+    draw_points(axes, full, look)
     # The legend shows line and marker together, which in the axes are artists of their own.
-    axes.plot([], [], color=look.color, marker=look.marker, ls="--" if series.dashed else "-", label=series.label)
+    label = series.label if series.num_seeds == 1 else f"{series.label}, {series.num_seeds} seeds"
+    axes.plot([], [], color=look.color, marker=look.marker, ls="--" if series.dashed else "-", label=label)
