@@ -17,7 +17,7 @@ with torch.inference_mode():
     output = model(images, "3:0.4,5:0.4")
 print("logits", tuple(output.logits.shape))
 for step in output.trace.steps:
-    print(f"after layer {step.layer}: {step.paused.shape[1]} of {step.index.shape[1]} running patches pause")
+    print(f"after layer {step.layer}: {len(step.paused)} of {len(step.index)} running patches pause")
 layers, counts = output.trace.paused_at().unique(return_counts=True)
 for layer, count in zip(layers.tolist(), counts.tolist(), strict=True):
     print(f"{count} patches paused after layer {layer}" if layer else f"{count} patches ran to the end")

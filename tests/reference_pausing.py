@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +23,12 @@ def entropies(logits) -> np.ndarray:
 
 
 def pause_one_image(
-    vit, image: Tensor, ratios: Mapping[int, float], weight: Tensor, bias: Tensor
+    vit, image: Tensor, amounts: Mapping[int, Any], weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, list[int]]:
-    """Normalised image (3, H, W) -> (N, D) normed tokens, and the layer after which each paused (0: never)."""
+    """Normalised image (3, H, W) -> (N, D) normed tokens, and the layer after which each paused (0: never).
+
+    Amounts are ratios, numbers of tokens (int), or values with nats, low and high.
+    """
     num_prefix = vit.num_prefix_tokens
     x = vit.norm_pre(vit._pos_embed(vit.patch_embed(image[None])))
     num_tokens = x.shape[1] - num_prefix
@@ -33,11 +37,11 @@ def pause_one_image(
     paused_at = [0] * num_tokens
     for layer, block in enumerate(vit.blocks, start=1):
         x = block(x)
-        if layer not in ratios:
+        if layer not in amounts:
             continue
         patches = list(x[0, num_prefix:])
         scores = entropies((torch.stack(patches) @ weight.T + bias).detach())
-        num_paused = int(Fraction(str(ratios[layer])) * len(patches))  # exact decimal, rounded down
+        num_paused = number_of(amounts[layer], scores)
         order = sorted(range(len(patches)), key=lambda i: scores[i])
         for i in order[:num_paused]:
             final[home[i]] = patches[i]
@@ -47,6 +51,15 @@ def pause_one_image(
         x = torch.cat([x[0, :num_prefix], torch.stack([patches[i] for i in running])])[None]
     final |= dict(zip(home, x[0, num_prefix:], strict=True))
     return vit.norm(torch.stack([final[i] for i in range(num_tokens)])), paused_at
+
+
+def number_of(amount: Any, scores: np.ndarray) -> int:
+    if isinstance(amount, int):
+        return amount
+    if isinstance(amount, float):
+        return int(Fraction(str(amount)) * len(scores))  # exact decimal, rounded down
+    low, high = (number_of(bound, scores) for bound in (amount.low, amount.high))
+    return int(np.clip((scores < amount.nats).sum(), low, high))
 
 
 def bilinear(maps, patch: int) -> np.ndarray:

@@ -165,9 +165,9 @@ def test_entropies_are_those_of_the_auxiliary_head_and_nan_where_paused_before(m
     prediction = predictor(array)
     with torch.inference_mode():
         step = direct(model, array, PAUSE).trace.steps[1]
-    probabilities = step.aux_logits[0].double().softmax(-1).numpy()
+    probabilities = step.aux_logits.double().softmax(-1).numpy()
     expected = np.full(30, np.nan)
-    expected[step.index[0].numpy()] = -(probabilities * np.log(probabilities)).sum(-1)
+    expected[step.index.numpy()] = -(probabilities * np.log(probabilities)).sum(-1)
     assert list(prediction.entropy) == [3, 5]
     np.testing.assert_allclose(prediction.entropy[5], expected.reshape(5, 6), rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(np.isnan(prediction.entropy[5]), prediction.paused_at == 3)

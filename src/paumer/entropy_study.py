@@ -199,7 +199,7 @@ def study_entropy(
     layers = range(2, model.depth + 1, 2) if layers is None else layers
     # A ratio of 0 scores the patches of a layer and pauses none.
     pause = PauseConfig(tuple((layer, 0.0) for layer in layers))
-    pause.counts(1, model.depth)  # a wrong layer is told before the first image
+    pause.check_depth(model.depth)  # a wrong layer is told before the first image
     indices = range(len(dataset)) if indices is None else indices
     bar = tqdm(indices, desc="entropy", unit="image", disable=not progress, leave=False)
     was_training = model.training

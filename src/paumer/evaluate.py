@@ -92,7 +92,7 @@ def evaluate(
     if classes != model.config.num_classes:
         raise InputError(f"the model predicts {model.config.num_classes} classes, {dataset.spec.name} has {classes}")
     for pause in pauses:
-        pause.counts(1, model.depth)  # a wrong layer is told before the first image, not after an hour
+        pause.check_depth(model.depth)  # a wrong layer is told before the first image, not after an hour
     inference = inference or inference_config(model)
     indices = range(len(dataset)) if indices is None else indices
     meters = [SegmentationMeter(classes, dataset.spec.ignore_index) for _ in pauses]

@@ -194,7 +194,7 @@ class _Sweep:
     def _check(self) -> None:
         """What cannot work is told before the first measurement."""
         for pause in (*self.config.pauses, *self.single_layers()):
-            pause.counts(1, self.model.depth)
+            pause.check_depth(self.model.depth)
         if self.config.batch_size > 1 and not self.inference.is_single_view:
             raise InputError("batches are timed for whole images in a single view only: take --batch-size 1")
 

@@ -289,7 +289,7 @@ def _check_layers(config: TrainConfig, depth: int) -> None:
             "give other pause_layers"
         )
     for pause in config.parsed_val_pauses:
-        pause.counts(1, depth)  # a wrong layer is told now, not at the first validation
+        pause.check_depth(depth)  # a wrong layer is told now, not at the first validation
 
 
 def _check_frozen(model: Segmenter, init: str) -> None:

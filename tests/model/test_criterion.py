@@ -65,19 +65,20 @@ def test_the_surer_patch_scores_lower(name):
 
 
 def test_random_scores_do_not_depend_on_batch_mates():
-    batch = random_scores(30, [4, 9, 2], layer=3, device=CPU)
-    for row, seed in zip(batch, [4, 9, 2], strict=True):
-        assert torch.equal(row, random_scores(30, [seed], layer=3, device=CPU)[0])
+    lengths = (30, 12, 5)
+    batch = random_scores(lengths, [4, 9, 2], layer=3, device=CPU)
+    for row, length, seed in zip(batch.split(lengths), lengths, [4, 9, 2], strict=True):
+        assert torch.equal(row, random_scores([length], [seed], layer=3, device=CPU))
 
 
 def test_random_scores_differ_by_seed_and_layer():
-    rows = [random_scores(30, [seed], layer, CPU)[0] for seed in range(5) for layer in range(1, 25)]
+    rows = [random_scores([30], [seed], layer, CPU) for seed in range(5) for layer in range(1, 25)]
     assert len({tuple(row.tolist()) for row in rows}) == len(rows)
 
 
 def test_random_scores_leave_the_global_generator_alone():
     before = torch.get_rng_state()
-    random_scores(30, [1, 2], 3, CPU)
+    random_scores([30, 30], [1, 2], 3, CPU)
     assert torch.equal(torch.get_rng_state(), before)
 
 

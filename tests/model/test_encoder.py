@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import pytest
 import timm
@@ -12,6 +12,7 @@ from tiny import BACKBONE, DEPTH, random_images, tiny_model
 from paumer.errors import InputError
 from paumer.model.encoder import create_vit, embed_patches, encode
 from paumer.model.presets import PRESETS
+from paumer.model.select import select_lowest, selectors
 from paumer.pause import PauseConfig
 
 TIMM = PRESETS["timm"]
@@ -39,8 +40,13 @@ def vit_and_timm(backbone):
     return vit, theirs, side
 
 
-def score_by_sum(layer, tokens):
+def score_by_sum(layer, tokens, lengths):
     return tokens.sum(dim=-1), None
+
+
+def pausing(counts):
+    """Fixed numbers of tokens: {layer: how many}."""
+    return {layer: partial(select_lowest, num_paused=count) for layer, count in counts.items()}
 
 
 def normalised(batch, height, width, seed=0):
@@ -64,7 +70,7 @@ def test_scored_but_not_paused_equals_timm_bit_for_bit(backbone):
     vit, theirs, side = vit_and_timm(backbone)
     images = normalised(2, side, side)
     expected = theirs.forward_features(images)[:, theirs.num_prefix_tokens :]
-    tokens, trace = encode(vit, images, {1: 0, 3: 0, 12: 0}, score_by_sum, TIMM)
+    tokens, trace = encode(vit, images, pausing({1: 0, 3: 0, 12: 0}), score_by_sum, TIMM)
     assert torch.equal(tokens, expected)
     assert trace.layers == (1, 3, 12) and not trace.paused_at().any()
 
@@ -76,9 +82,9 @@ def test_assembled_from_scattered_groups_equals_timm_bit_for_bit(backbone):
     vit, theirs, side = vit_and_timm(backbone)
     images = normalised(3, side, side)
     expected = theirs.forward_features(images)[:, theirs.num_prefix_tokens :]
-    tokens, trace = encode(vit, images, {len(vit.blocks): 7}, score_by_sum, TIMM)
-    paused = trace.steps[0].paused
-    assert paused.shape == (3, 7) and not torch.equal(paused[0].sort().values, paused[1].sort().values)
+    tokens, trace = encode(vit, images, pausing({len(vit.blocks): 7}), score_by_sum, TIMM)
+    paused = trace.steps[0].paused.view(3, 7) - 16 * torch.arange(3)[:, None]
+    assert not torch.equal(paused[0].sort().values, paused[1].sort().values)
     assert torch.equal(tokens, expected)
 
 
@@ -95,11 +101,11 @@ def test_prefix_tokens_are_never_scored_nor_paused(backbone):
 
     hooks = [block.register_forward_hook(record) for block in vit.blocks]
 
-    def score_tokens(layer, tokens):
-        scored.append(tokens)
+    def score_tokens(layer, tokens, lengths):
+        scored.append(tokens.unflatten(0, (2, -1)))
         return tokens.sum(dim=-1), None
 
-    encode(vit, normalised(2, side, side), {2: 6, 5: 9}, score_tokens, TIMM)
+    encode(vit, normalised(2, side, side), pausing({2: 6, 5: 9}), score_tokens, TIMM)
     for hook in hooks:
         hook.remove()
     assert [x.shape[1] - num_prefix for x in inputs] == [16] * 2 + [10] * 3 + [1] * 7
@@ -119,7 +125,7 @@ def test_equals_the_image_by_image_reference(text):
     images = model.normalize(random_images(3, 48, 96))  # 3 x 6 patches
     output = model(random_images(3, 48, 96), text)
     ratios = dict(PauseConfig.parse(text).steps)
-    tokens, trace = encode(model.encoder, images, PauseConfig.parse(text).counts(18, DEPTH), scorer(model), TIMM)
+    tokens, trace = encode(model.encoder, images, selectors(PauseConfig.parse(text), 18, DEPTH), scorer(model), TIMM)
     for i, image in enumerate(images):
         expected, paused_at = pause_one_image(model.encoder, image, ratios, model.aux_head.weight, model.aux_head.bias)
         assert trace.paused_at()[i].flatten().tolist() == paused_at
@@ -127,8 +133,45 @@ def test_equals_the_image_by_image_reference(text):
         torch.testing.assert_close(tokens[i], expected, atol=2e-5, rtol=1e-4)
 
 
+ADAPTIVE = ["3:1.2nats", "1:0.9nats,3:1.3nats[0.1-0.8]", "2:1.2nats,4:0.5", "1:0.3,2:1.2nats[0.0-0.8],5:0.4"]
+
+
+@pytest.mark.parametrize("text", ADAPTIVE)
+@torch.no_grad()
+def test_numbers_that_follow_the_image_equal_the_image_by_image_reference(text):
+    model = tiny_model(seed=1)
+    images = torch.cat([random_images(3, 48, 96), random_images(1, 48, 96) // 16 + 100])  # 3 x 6 patches
+    output = model(images, text)
+    amounts = dict(PauseConfig.parse(text).steps)
+    for i, image in enumerate(model.normalize(images)):
+        _, paused_at = pause_one_image(model.encoder, image, amounts, model.aux_head.weight, model.aux_head.bias)
+        assert output.trace.paused_at()[i].flatten().tolist() == paused_at
+        alone = model(images[i : i + 1], text)
+        torch.testing.assert_close(output.logits[i], alone.logits[0], atol=2e-4, rtol=1e-3)
+    numbers = output.trace.num_running(DEPTH)
+    assert any(len(set(column)) > 1 for column in numbers.T.tolist())  # else nothing was packed
+
+
+@torch.no_grad()
+def test_a_share_of_the_batch_equals_the_reference_told_what_pauses():
+    model, text = tiny_model(seed=1), "2:0.5@batch,4:0.4"
+    images = torch.cat([random_images(3, 48, 96), random_images(1, 48, 96) // 16 + 100])
+    trace = model(images, text).trace
+    kept = trace.num_running(DEPTH)
+    assert kept[:, 2].sum() == 4 * 18 // 2 and len(set(kept[:, 2].tolist())) > 1
+    for i, image in enumerate(model.normalize(images)):
+        # As many as the batch left to the image: then each image is a case of its own.
+        amounts = {2: int(18 - kept[i, 2]), 4: 0.4}
+        _, paused_at = pause_one_image(model.encoder, image, amounts, model.aux_head.weight, model.aux_head.bias)
+        assert trace.paused_at()[i].flatten().tolist() == paused_at
+    together = trace.scores(2)  # nothing that paused was surer than what ran on, but for the floor of each image
+    paused = together[trace.paused_at() == 2].max()
+    running = [scores[at != 2].min() for scores, at in zip(together, trace.paused_at(), strict=True)]
+    assert all(lowest >= paused for lowest, n in zip(running, kept[:, 2].tolist(), strict=True) if n > 2)
+
+
 def scorer(model):
-    def score_tokens(layer, tokens):
+    def score_tokens(layer, tokens, lengths):
         logits = model.aux_head(tokens)
         p = logits.softmax(dim=-1)
         return -(p * p.log()).sum(dim=-1), logits
@@ -142,14 +185,13 @@ def test_paused_tokens_leave_as_the_block_made_them():
     made = {}
     for layer, block in enumerate(model.encoder.blocks, start=1):
         block.register_forward_hook(lambda _, x, y, layer=layer: made.update({layer: y[:, 1:]}))
-    tokens, trace = encode(model.encoder, normalised(2, 64, 64), {2: 7, 4: 3}, scorer(model), TIMM)
+    tokens, trace = encode(model.encoder, normalised(2, 64, 64), pausing({2: 7, 4: 3}), scorer(model), TIMM)
     for step in trace.steps:
-        for b in range(2):
-            home = step.index[b].tolist()
-            for position in step.paused[b].tolist():
-                # Normalised like every other token: the decoder expects that.
-                expected = model.encoder.norm(made[step.layer][b, home.index(position)])
-                torch.testing.assert_close(tokens[b, position], expected, atol=1e-6, rtol=1e-5)
+        home, before = step.index.tolist(), made[step.layer].flatten(0, 1)
+        for position in step.paused.tolist():
+            # Normalised like every other token: the decoder expects that.
+            expected = model.encoder.norm(before[home.index(position)])
+            torch.testing.assert_close(tokens.flatten(0, 1)[position], expected, atol=1e-6, rtol=1e-5)
 
 
 def test_gradients_equal_those_of_the_reference():
@@ -163,7 +205,7 @@ def test_gradients_equal_those_of_the_reference():
         loss.backward()
         return {name: p.grad.clone() for name, p in model.encoder.named_parameters() if p.grad is not None}
 
-    tokens, _ = encode(model.encoder, images, PauseConfig.parse(text).counts(16, DEPTH), scorer(model), TIMM)
+    tokens, _ = encode(model.encoder, images, selectors(PauseConfig.parse(text), 16, DEPTH), scorer(model), TIMM)
     ours = gradients((tokens * weight).sum())
     ratios, head = dict(PauseConfig.parse(text).steps), model.aux_head
     reference = [pause_one_image(model.encoder, image, ratios, head.weight, head.bias)[0] for image in images]
@@ -175,8 +217,8 @@ def test_gradients_equal_those_of_the_reference():
 
 def test_paused_tokens_teach_the_layers_up_to_their_own_and_no_later_one():
     model = tiny_model()
-    tokens, trace = encode(model.encoder, normalised(2, 64, 64), {3: 8}, scorer(model), TIMM)
-    paused = tokens.gather(1, trace.steps[0].paused[..., None].expand(-1, -1, tokens.shape[2]))
+    tokens, trace = encode(model.encoder, normalised(2, 64, 64), pausing({3: 8}), scorer(model), TIMM)
+    paused = tokens.flatten(0, 1)[trace.steps[0].paused]
     (paused * torch.randn(paused.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
     reached = [
         block.mlp.fc1.weight.grad is not None and bool(block.mlp.fc1.weight.grad.abs().max() > 0)
@@ -187,7 +229,7 @@ def test_paused_tokens_teach_the_layers_up_to_their_own_and_no_later_one():
 
 def test_ranking_has_no_gradient():
     model = tiny_model()
-    tokens, _ = encode(model.encoder, normalised(2, 64, 64), {3: 8}, scorer(model), TIMM)
+    tokens, _ = encode(model.encoder, normalised(2, 64, 64), pausing({3: 8}), scorer(model), TIMM)
     tokens.square().sum().backward()
     assert model.aux_head.weight.grad is None
 

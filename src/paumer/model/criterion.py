@@ -14,34 +14,34 @@ from paumer.errors import InputError, did_you_mean
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Posterior entropy of each token (Eq. 4): (B, N, C) logits -> (B, N) in nats, 0..ln C; low means sure."""
+    """Posterior entropy of each token (Eq. 4): (..., C) logits -> (...) in nats, 0..ln C; low means sure."""
     # float32: under autocast a half-precision sum over 150 classes cannot order close entropies.
     log_p = logits.float().log_softmax(dim=-1)
     return -(log_p.exp() * log_p).sum(dim=-1)
 
 
 def max_prob(logits: Tensor) -> Tensor:
-    """One minus the highest class probability: (B, N, C) logits -> (B, N), 0..1 - 1/C; low means sure."""
+    """One minus the highest class probability: (..., C) logits -> (...), 0..1 - 1/C; low means sure."""
     return 1 - logits.float().softmax(dim=-1).amax(dim=-1)
 
 
 def margin(logits: Tensor) -> Tensor:
-    """One minus the gap between the two most probable classes: (B, N, C) logits -> (B, N), 0..1; low means sure."""
+    """One minus the gap between the two most probable classes: (..., C) logits -> (...), 0..1; low means sure."""
     first_two = logits.float().softmax(dim=-1).topk(2, dim=-1).values
     return 1 - (first_two[..., 0] - first_two[..., 1])
 
 
-def random_scores(num_tokens: int, seeds: Sequence[int], layer: int, device: torch.device) -> Tensor:
-    """Uniform scores (B, N), one independent stream per image: the paper's random-pausing baseline.
+def random_scores(lengths: Sequence[int], seeds: Sequence[int], layer: int, device: torch.device) -> Tensor:
+    """Uniform scores (T,) for images of ``lengths`` tokens, one stream each: the paper's random-pausing baseline.
 
     The stream depends on the image's own seed and the layer, never on its batch mates.
     """
     rows = []
-    for seed in seeds:
+    for length, seed in zip(lengths, seeds, strict=True):
         # Drawn on the CPU so that every device pauses the same patches.
         generator = torch.Generator().manual_seed(seed * 1009 + layer)
-        rows.append(torch.rand(num_tokens, generator=generator))
-    return torch.stack(rows).to(device)
+        rows.append(torch.rand(length, generator=generator))
+    return torch.cat(rows).to(device)
 
 
 CRITERIA: dict[str, Callable[[Tensor], Tensor]] = {"entropy": entropy, "max_prob": max_prob, "margin": margin}

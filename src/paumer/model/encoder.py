@@ -7,6 +7,7 @@ Knows nothing of images' sizes, decoders or losses. Source: PAUMER, Fig. 2 and s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,12 +19,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from paumer.errors import InputError, did_you_mean
+from paumer.model.packed import run_packed
 from paumer.model.presets import Preset
-from paumer.model.tokens import Tokens, assemble_tokens, split_tokens
+from paumer.model.select import Select
+from paumer.model.tokens import Lengths, Running, Tokens, assemble_tokens
 from paumer.model.trace import PauseStep, Trace
 
-# (layer, running tokens) -> scores (B, n), auxiliary logits (B, n, C) or None
-ScoreTokens = Callable[[int, Tensor], tuple[Tensor, Tensor | None]]
+# (layer, running tokens (T, D), number of them in each image) -> scores (T,), auxiliary logits (T, C) or None
+ScoreTokens = Callable[[int, Tensor, Lengths], tuple[Tensor, Tensor | None]]
 
 
 def create_vit(backbone: str, image_size: tuple[int, int], preset: Preset, drop_path_rate: float) -> VisionTransformer:
@@ -76,30 +79,40 @@ def _add_positions(vit: VisionTransformer, x: Tensor, interpolation: str) -> Ten
 
 
 def encode(
-    vit: VisionTransformer, images: Tensor, counts: Mapping[int, int], score_tokens: ScoreTokens, preset: Preset
+    vit: VisionTransformer, images: Tensor, select: Mapping[int, Select], score_tokens: ScoreTokens, preset: Preset
 ) -> tuple[Tensor, Trace]:
     """(B, 3, H, W) normalised images, sides multiples of the patch -> (B, N, D) normed tokens in raster order.
 
-    ``counts`` maps a layer, counted from 1, to the number of tokens paused after it; layers with a count of 0 are
-    scored only. A paused token is not updated any more and no running token attends to it; prefix tokens never pause.
+    ``select`` maps a layer, counted from 1, to the choice of the tokens that pause after it (see `selectors`). A paused
+    token is not updated any more and no running token attends to it; prefix tokens never pause.
     """
     x, grid = embed_patches(vit, images, preset)
-    num_prefix, num_tokens = vit.num_prefix_tokens, grid[0] * grid[1]
-    index = torch.arange(num_tokens, device=x.device).expand(x.shape[0], -1)  # (B, N)
+    running = Running.all_of(x, vit.num_prefix_tokens)
     parked: list[Tokens] = []
     steps: list[PauseStep] = []
     for layer, block in enumerate(vit.blocks, start=1):
-        x = block(x)
-        if layer not in counts:
+        running = run_block(block, running)
+        if layer not in select:
             continue
-        running = Tokens(x[:, num_prefix:], index)
-        scores, aux_logits = score_tokens(layer, running.x)
+        patches = running.patches
+        scores, aux_logits = score_tokens(layer, patches, running.lengths)
         # Only the order of the scores is used, and an order has no gradient.
-        paused, kept = split_tokens(running, scores.detach(), counts[layer])
-        steps.append(PauseStep(layer, index, scores, aux_logits, paused.index))
-        if counts[layer]:
+        selection = select[layer](scores.detach(), running.lengths)
+        paused = Tokens(patches.index_select(0, selection.paused), running.index.index_select(0, selection.paused))
+        steps.append(PauseStep(layer, running.index, scores, aux_logits, paused.index))
+        if len(paused.index):
             parked.append(paused)
-            x, index = torch.cat([x[:, :num_prefix], kept.x], dim=1), kept.index
-    tokens = assemble_tokens([*parked, Tokens(x[:, num_prefix:], index)])
+            running = running.keep(selection)
+    # Tokens of which none paused never left their order.
+    tokens = running.x[:, running.num_prefix :]
+    if parked:
+        tokens = assemble_tokens([*parked, Tokens(running.patches, running.index)], len(images))
     # The norm works token by token, so once after assembling is the same as on each group.
-    return vit.norm(tokens), Trace(grid, images.shape[0], tuple(steps))
+    return vit.norm(tokens), Trace(grid, len(images), tuple(steps))
+
+
+def run_block(block: nn.Module, running: Running) -> Running:
+    """One layer on all running tokens."""
+    if not running.is_packed:
+        return replace(running, x=block(running.x))
+    return replace(running, x=run_packed(block, running.x, tuple(n + running.num_prefix for n in running.lengths)))

@@ -24,7 +24,10 @@ from paumer.model.decoder import LinearDecoder, MaskTransformer
 from paumer.model.encoder import create_vit, encode
 from paumer.model.folder import fetch_model_folder, read_model_folder, upload_model_folder, write_model_folder
 from paumer.model.presets import get_preset
+from paumer.model.select import selectors
+from paumer.model.tokens import Lengths
 from paumer.model.trace import Trace
+from paumer.model.upsample import upsampled_argmax
 from paumer.pause import NO_PAUSE, PauseConfig
 
 DECODERS = ("mask", "linear")
@@ -104,6 +107,14 @@ class SegmenterOutput:
     trace: Trace
 
 
+@dataclass(frozen=True)
+class Segmentation:
+    """What :meth:`Segmenter.segment` gives: the class of each pixel, and what paused."""
+
+    labels: Tensor  # (B, H, W) int64
+    trace: Trace
+
+
 class Segmenter(nn.Module):
     """A Segmenter whose patches can pause.
 
@@ -166,7 +177,7 @@ class Segmenter(nn.Module):
 
         Args:
             images: any size; padded at the right and the bottom to whole patches, logits are cropped back.
-            pause: which share of the patches pauses after which layers.
+            pause: which patches pause after which layers.
             criterion: what ranks the patches: ``entropy`` (Eq. 4), ``max_prob``, ``margin``, ``random``.
             seeds: for ``random``, one seed per image; by default its place in the batch.
             upsample: ``False`` leaves the logits on the patch grid (B, C, h, w), padding included.
@@ -174,32 +185,67 @@ class Segmenter(nn.Module):
         Raises:
             InputError: a layer that the encoder does not have; a criterion that needs an auxiliary head, without one.
         """
-        pause = PauseConfig.parse(pause)
+        output = self._predict(images, PauseConfig.parse(pause), criterion, seeds)
+        if not upsample:
+            return output
+        return SegmenterOutput(self.upsample(output.logits, (images.shape[-2], images.shape[-1])), output.trace)
+
+    def segment(
+        self,
+        images: Tensor,
+        pause: PauseConfig | str = NO_PAUSE,
+        *,
+        criterion: str = "entropy",
+        seeds: Sequence[int] | None = None,
+    ) -> Segmentation:
+        """The class of each pixel (B, H, W), for arguments as of :meth:`forward`.
+
+        The labels are ``forward(...).logits.argmax(1)``, up to rounding where two classes are equally likely, without
+        the logits of all pixels ever being written: with many classes that takes longer than the network itself.
+        """
+        output = self._predict(images, PauseConfig.parse(pause), criterion, seeds)
+        height, width = images.shape[-2:]
+        grid = (output.logits.shape[-2], output.logits.shape[-1])
+        whole = (grid[0] * self.patch_size[0], grid[1] * self.patch_size[1])
+        if self.preset.crop_logits or whole == (height, width):
+            labels = upsampled_argmax(output.logits, self.patch_size)[:, :height, :width]
+        else:  # stretched by a factor that is no whole number
+            labels = self.upsample(output.logits, (height, width)).argmax(dim=1)
+        return Segmentation(labels, output.trace)
+
+    def _predict(
+        self, images: Tensor, pause: PauseConfig, criterion: str, seeds: Sequence[int] | None
+    ) -> SegmenterOutput:
+        """Logits on the patch grid, padding included."""
         height, width = images.shape[-2:]
         grid = self.grid_of(height, width)
-        counts = pause.counts(grid[0] * grid[1], self.depth)
+        select = selectors(pause, grid[0] * grid[1], self.depth)
         check_criterion(criterion)
-        if counts and self.aux_head is None and criterion != "random":
+        if pause.needs_entropy and criterion != "entropy":
+            raise InputError(
+                f"'{pause}' compares entropies with a threshold in nats: "
+                f"take the criterion 'entropy' in place of '{criterion}'"
+            )
+        if select and self.aux_head is None and criterion != "random":
             raise InputError(
                 f"the criterion '{criterion}' needs an auxiliary head, which this plain Segmenter does not have: "
                 "train it with pausing, or use the criterion 'random'"
             )
         seeds = range(len(images)) if seeds is None else seeds
 
-        def score_tokens(layer: int, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        def score_tokens(layer: int, tokens: Tensor, lengths: Lengths) -> tuple[Tensor, Tensor | None]:
             aux_logits = self.predict_aux(layer, tokens)
             if criterion == "random":
-                return random_scores(tokens.shape[1], seeds, layer, tokens.device), aux_logits
+                return random_scores(lengths, seeds, layer, tokens.device), aux_logits
             assert aux_logits is not None
             return CRITERIA[criterion](aux_logits), aux_logits
 
         x = self.pad(self.normalize(images))
-        tokens, trace = encode(self.encoder, x, counts, score_tokens, self.preset)
-        logits = self.decoder(tokens, grid)  # (B, C, h, w)
-        return SegmenterOutput(self.upsample(logits, (height, width)) if upsample else logits, trace)
+        tokens, trace = encode(self.encoder, x, select, score_tokens, self.preset)
+        return SegmenterOutput(self.decoder(tokens, grid), trace)
 
     def predict_aux(self, layer: int, tokens: Tensor) -> Tensor | None:
-        """Auxiliary decoder D_A on raw block outputs, no norm (Eq. 4): (B, n, D) -> (B, n, C)."""
+        """Auxiliary decoder D_A on raw block outputs, no norm (Eq. 4): (..., D) -> (..., C)."""
         if isinstance(self.aux_head, nn.ModuleDict):
             return self.aux_head[str(layer)](tokens)
         return None if self.aux_head is None else self.aux_head(tokens)

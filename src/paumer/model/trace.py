@@ -16,13 +16,17 @@ from paumer.model.criterion import entropy
 
 @dataclass(frozen=True)
 class PauseStep:
-    """One pausing layer. ``n`` tokens were still running when it was reached, ``k`` of them paused."""
+    """One pausing layer. ``T`` tokens of the batch were still running when it was reached, ``K`` of them paused.
+
+    Images follow one another, and need not have the same number of tokens. Positions are raster positions in the
+    batch: token ``t`` of image ``i`` with N patches is ``i * N + t``.
+    """
 
     layer: int  # counted from 1
-    index: Tensor  # (B, n) int64, raster positions of the tokens scored here
-    scores: Tensor  # (B, n), low = paused first
-    aux_logits: Tensor | None  # (B, n, C), None where the model has no auxiliary head
-    paused: Tensor  # (B, k) int64, raster positions of the tokens paused here
+    index: Tensor  # (T,) int64, positions of the tokens scored here
+    scores: Tensor  # (T,), low = paused first
+    aux_logits: Tensor | None  # (T, C), None where the model has no auxiliary head
+    paused: Tensor  # (K,) int64, positions of the tokens paused here
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,16 @@ class Trace:
     def paused_at(self) -> Tensor:
         """(B, h, w) int64: the layer after which each patch paused, 0 where it ran to the end (Fig. 1)."""
         device = self.steps[0].index.device if self.steps else None
-        layers = torch.zeros(self.batch_size, math.prod(self.grid), dtype=torch.int64, device=device)
+        layers = torch.zeros(self.batch_size * math.prod(self.grid), dtype=torch.int64, device=device)
         for step in self.steps:
-            layers = layers.scatter(1, step.paused, torch.full_like(step.paused, step.layer))
+            layers[step.paused] = step.layer
         return layers.view(-1, *self.grid)
+
+    def num_running(self, depth: int) -> Tensor:
+        """(B, depth) int64: tokens of each image that each layer processed, prefix tokens not counted."""
+        last = self.paused_at().flatten(1)  # the last layer that each patch went through
+        last = torch.where(last == 0, depth, last)
+        return torch.stack([(last >= layer).sum(dim=1) for layer in range(1, depth + 1)], dim=1)
 
     def scores(self, layer: int) -> Tensor:
         """(B, h, w) scores at a pausing layer; nan where the patch had paused before."""
@@ -62,19 +72,17 @@ class Trace:
 
         Patches that paused earlier keep the prediction with which they paused.
         """
-        logits = None
-        for step in self.steps[: self.layers.index(layer) + 1]:
-            assert step.aux_logits is not None
-            if logits is None:  # the first pausing layer scores all tokens, in raster order
-                logits = step.aux_logits
-            else:
-                logits = logits.scatter(1, step.index.unsqueeze(-1).expand_as(step.aux_logits), step.aux_logits)
+        first, *later = self.steps[: self.layers.index(layer) + 1]
+        logits = first.aux_logits  # the first pausing layer scores all tokens, in raster order
         assert logits is not None
-        return logits
+        for step in later:
+            assert step.aux_logits is not None
+            logits = logits.index_copy(0, step.index, step.aux_logits)
+        return logits.unflatten(0, (self.batch_size, -1))
 
     def _step(self, layer: int) -> PauseStep:
         return self.steps[self.layers.index(layer)]
 
     def _to_grid(self, step: PauseStep, values: Tensor) -> Tensor:
-        full = values.new_full((values.shape[0], math.prod(self.grid)), math.nan)
-        return full.scatter(1, step.index, values).view(-1, *self.grid)
+        full = values.new_full((self.batch_size * math.prod(self.grid),), math.nan)
+        return full.index_copy(0, step.index, values).view(-1, *self.grid)
