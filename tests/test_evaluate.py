@@ -9,9 +9,10 @@ from tiny import random_images, tiny_model
 
 from paumer.data import DatasetSpec, Sample
 from paumer.errors import InputError
-from paumer.evaluate import evaluate, inference_config
+from paumer.evaluate import evaluate
 from paumer.inference import InferenceConfig
 from paumer.pause import NO_PAUSE, PauseConfig
+from paumer.segment import inference_config
 
 PAUSES = [PauseConfig.parse(text) for text in ("2:0.6", "none", "1:0.4,3:0.4")]
 

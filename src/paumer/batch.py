@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from paumer.data.images import is_image_name
 from paumer.errors import InputError
 from paumer.files import make_folder, write_folder_beside, write_text
 from paumer.prediction import KINDS, check_kinds, describe_views
-from paumer.predictor import Predictor
+from paumer.predictor import Predictor, as_image
 from paumer.video import VideoWriter, is_video, probe_video, read_frames
 
 
@@ -55,6 +55,7 @@ def predict_files(
     kinds: Sequence[str] | None = None,
     label_ids: bool = False,
     overwrite: bool = False,
+    batch_size: int = 1,
     progress: bool = True,
 ) -> PredictReport:
     """Segments image and video files and writes ``out/masks/NAME.png`` and so on, and ``out/predictions.jsonl``.
@@ -68,11 +69,15 @@ def predict_files(
             they exist; for videos the overlay.
         label_ids: masks in the data set's own ids.
         overwrite: replace results that are there already.
+        batch_size: so many image files are read together, and those of one size go through the model together. Of
+            influence on the results only where a share of the batch pauses. Videos go frame by frame.
         progress: a bar on stderr.
 
     Raises:
         InputError: no inputs, nowhere to write, results in the way, kinds that this predictor cannot show.
     """
+    if batch_size < 1:
+        raise InputError(f"a batch has at least 1 image, got {batch_size}")
     out = Path(out)
     sources, failed = _find_sources(inputs, out)
     if not sources:
@@ -84,18 +89,23 @@ def predict_files(
     make_folder(out)
     done: list[dict[str, Any]] = []
     lines = [{"input": path, "error": reason} for path, reason in failed]
+    bar = tqdm(total=len(sources), desc="predicting", unit="file", disable=not progress)
     try:
-        for source in tqdm(sources, desc="predicting", unit="file", disable=not progress):
-            segment = _predict_video if source.is_video else _predict_image
-            try:
-                record = segment(predictor, source, out, plan[source], label_ids, progress)
-                done.append(record)
-            except InputError as error:
-                record = {"input": str(source.path), "error": str(error)}
-            lines.append(record)
-            if "error" in record:
-                failed.append((str(source.path), record["error"]))
-    finally:  # an interrupted run still says what it has done
+        for batch in _in_batches(sources, batch_size):
+            if batch[0].is_video:
+                records = [_predict_video(predictor, batch[0], out, plan[batch[0]], label_ids, progress)]
+            else:
+                records = _predict_images(predictor, batch, out, plan, label_ids)
+            for source, record in zip(batch, records, strict=True):
+                lines.append(record)
+                if len(record) > 2 or "error" not in record:  # more than the reason why there is nothing
+                    done.append(record)
+                if "error" in record:
+                    failed.append((str(source.path), record["error"]))
+            bar.update(len(batch))
+    finally:
+        bar.close()
+        # An interrupted run still says what it has done.
         write_text(manifest, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return PredictReport(tuple(done), tuple(failed))
 
@@ -199,24 +209,70 @@ def _check_free(paths: Iterable[Path]) -> None:
             raise InputError(f"{path} is there already: give another folder to write to, or allow to overwrite it")
 
 
-def _predict_image(
-    predictor: Predictor, source: _Source, out: Path, kinds: Sequence[str], label_ids: bool, progress: bool
-) -> dict[str, Any]:
+def _in_batches(sources: Sequence[_Source], batch_size: int) -> Iterator[list[_Source]]:
+    """Images in their order, so many at a time; each video alone."""
+    images: list[_Source] = []
+    for source in sources:
+        if source.is_video:
+            yield [source]
+            continue
+        images.append(source)
+        if len(images) == batch_size:
+            yield images
+            images = []
+    if images:
+        yield images
+
+
+def _predict_images(
+    predictor: Predictor, sources: Sequence[_Source], out: Path, plan: Mapping[_Source, Sequence[str]], label_ids: bool
+) -> list[dict[str, Any]]:
+    """A record for each image: what was made of it, or the reason why nothing was."""
     start = time.perf_counter()
-    prediction = predictor(source.path)
-    seconds = time.perf_counter() - start
-    targets = {kind: _target(out, source, kind) for kind in kinds}
-    for kind, path in targets.items():
-        prediction.save(path, kind, label_ids=label_ids)
-    return {
-        "input": str(source.path),
-        **{kind: path.relative_to(out).as_posix() for kind, path in targets.items()},
-        "seconds": round(seconds, 4),  # to read and to segment
-        **prediction.to_dict(),
-    }
+    pixels: dict[_Source, Tensor] = {}
+    records: dict[_Source, dict[str, Any]] = {}
+    for source in sources:
+        try:
+            pixels[source] = as_image(source.path)
+        except InputError as error:
+            records[source] = _failure(source, error)
+    try:
+        predictions = predictor.predict_batch(list(pixels.values()))
+    except InputError as error:
+        return [records.get(source) or _failure(source, error) for source in sources]
+    seconds = (time.perf_counter() - start) / len(sources)
+    for source, prediction in zip(pixels, predictions, strict=True):
+        targets = {kind: _target(out, source, kind) for kind in plan[source]}
+        try:
+            for kind, path in targets.items():
+                prediction.save(path, kind, label_ids=label_ids)
+        except InputError as error:
+            records[source] = _failure(source, error)
+            continue
+        records[source] = {
+            "input": str(source.path),
+            **{kind: path.relative_to(out).as_posix() for kind, path in targets.items()},
+            "seconds": round(seconds, 4),  # to read and to segment
+            **prediction.to_dict(),
+        }
+    return [records[source] for source in sources]
+
+
+def _failure(source: _Source, error: InputError) -> dict[str, Any]:
+    return {"input": str(source.path), "error": str(error)}
 
 
 def _predict_video(
+    predictor: Predictor, source: _Source, out: Path, kinds: Sequence[str], label_ids: bool, progress: bool
+) -> dict[str, Any]:
+    """A record of what was made of the video, or the reason why nothing was."""
+    try:
+        return _segment_video(predictor, source, out, kinds, label_ids, progress)
+    except InputError as error:
+        return _failure(source, error)
+
+
+def _segment_video(
     predictor: Predictor, source: _Source, out: Path, kinds: Sequence[str], label_ids: bool, progress: bool
 ) -> dict[str, Any]:
     start = time.perf_counter()

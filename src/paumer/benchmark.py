@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,8 @@ from tqdm import tqdm
 import paumer
 from paumer.data.images import read_image
 from paumer.errors import InputError, did_you_mean
-from paumer.model import Segmenter
-from paumer.model.cost import count_flops
+from paumer.model import Segmenter, SegmenterOutput
+from paumer.model.cost import count_flops, flops_of_trace
 from paumer.model.criterion import check_criterion
 from paumer.pause import NO_PAUSE, PauseConfig
 
@@ -201,8 +202,9 @@ class BenchResult:
     """The speed of one configuration: the times as taken, and what follows from them.
 
     ``seconds`` are those of one batch in each round, ``baseline`` those of the unpaused model in the same rounds.
-    ``flops`` and ``baseline_flops`` are of one image. ``peak_memory``: bytes on a CUDA device, weights, images and
-    activations together; None elsewhere. ``conditions``: everything else that the numbers depend on.
+    ``flops`` and ``baseline_flops`` are of one image, their mean where they differ. ``peak_memory``: bytes on a CUDA
+    device, weights, images and activations together; None elsewhere. ``conditions``: everything else that the
+    numbers depend on.
     """
 
     pause: PauseConfig
@@ -318,20 +320,30 @@ def benchmark(
     device = model.pixel_mean.device
     state = conditions(device)
     held = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    for pause in pauses:
+        pause.check_depth(model.depth)
+    if any(pause.is_adaptive for pause in pauses) and names == ["random noise"]:
+        log.warning("how much pauses follows the image, and noise is like no image: give real ones (--images)")
     # Before anything is timed, since it also refuses what the forward pass would.
-    flops = [count_flops(model, pause, size, criterion=criterion) for pause in pauses]
+    fixed = [pause for pause in pauses if not pause.is_adaptive]
+    flops = {pause: count_flops(model, pause, size, criterion=criterion) for pause in fixed}
     subject = _Subject(_own_copy(model, dtype, attention), images, criterion, upsample)
     with torch.inference_mode(), attention_kernel(attention), _lack_of_memory_told(size, device):
         _check_runs(subject, dtype, attention)
         batch_size = batch_size or _search_batch(subject)
         calls = subject.calls(pauses, batch_size)
+        for pause, call in zip(pauses, calls, strict=True):
+            if pause not in flops:  # only a run can tell
+                flops[pause] = round(fmean(flops_of_trace(subject.model, call().trace)))
         peaks = [_peak_memory(call, device, held) for call in calls]
         seconds = time_interleaved(calls, rounds=rounds, warmup=warmup, device=device, progress=progress)
     given = {"dtype": dtype, "attention": attention, "upsample": upsample, "criterion": criterion}
     given |= {"images": ", ".join(names[:batch_size]), "rounds": rounds, "warmup": warmup}
     return [
-        BenchResult(pause, batch_size, size, tuple(own), tuple(seconds[0]), count, flops[0], peak, given | state)
-        for pause, own, count, peak in zip(pauses, seconds, flops, peaks, strict=True)
+        BenchResult(
+            pause, batch_size, size, tuple(own), tuple(seconds[0]), flops[pause], flops[NO_PAUSE], peak, given | state
+        )
+        for pause, own, peak in zip(pauses, seconds, peaks, strict=True)
     ]
 
 
@@ -397,7 +409,7 @@ class _Subject:
     def device(self) -> torch.device:
         return self.model.pixel_mean.device
 
-    def calls(self, pauses: Iterable[PauseConfig], batch_size: int) -> list[Callable[[], object]]:
+    def calls(self, pauses: Iterable[PauseConfig], batch_size: int) -> list[Callable[[], SegmenterOutput]]:
         """One forward pass for each configuration, all on the same batch."""
         batch = self.images[torch.arange(batch_size) % len(self.images)].to(self.device)
         options = {"criterion": self.criterion, "upsample": self.upsample}

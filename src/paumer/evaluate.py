@@ -5,20 +5,22 @@ Knows nothing of speed (see `benchmark`) and nothing of how images are windowed 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from paumer.data.datasets import Dataset
+from paumer.data.datasets import Dataset, Sample
 from paumer.errors import InputError
-from paumer.inference import InferenceConfig, segment_image
+from paumer.inference import InferenceConfig
 from paumer.metrics import SegmentationMeter, SegmentationScores
 from paumer.model import Segmenter
 from paumer.pause import NO_PAUSE, PauseConfig
+from paumer.segment import inference_config, segment_images
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class EvalResult:
     num_images: int
     criterion: str
     inference: InferenceConfig
+    batch_size: int = 1
+    tokens: float | None = None  # mean share of an image's patches that a layer processes; None in windows and views
 
     @property
     def miou(self) -> float:
@@ -40,22 +44,11 @@ class EvalResult:
             "pause": str(self.pause),
             "criterion": self.criterion,
             "num_images": self.num_images,
+            "batch_size": self.batch_size,
+            "tokens": self.tokens,
             "inference": asdict(self.inference),
             **self.scores.to_dict(names),
         }
-
-
-def inference_config(model: Segmenter, **overrides: Any) -> InferenceConfig:
-    """How the model's own configuration wants images cut up; ``overrides`` that are not None win."""
-    config = model.config
-    values: dict[str, Any] = {
-        "mode": config.mode,
-        "base_size": config.base_size,
-        "crop_size": config.crop_size,
-        "stride": config.stride,
-    }
-    values.update({key: value for key, value in overrides.items() if value is not None})
-    return InferenceConfig(**values)
 
 
 def spread_indices(size: int, limit: int) -> Sequence[int]:
@@ -73,6 +66,7 @@ def evaluate(
     criterion: str = "entropy",
     seed: int = 0,
     indices: Sequence[int] | None = None,
+    batch_size: int = 1,
     progress: bool = False,
 ) -> list[EvalResult]:
     """Dataset-level scores for each of ``pauses``, in their order.
@@ -84,9 +78,11 @@ def evaluate(
         inference: windows, scales and flip; by default what the model's configuration says.
         criterion: what ranks the patches; ``random`` pauses image i by seed + i, whatever else is evaluated.
         indices: a part of the data set, by default all of it.
+        batch_size: images of the same size that go through the model together, in the order of the data set. Of
+            influence on what pauses where a share of the batch does (``5:0.6@batch``), and only there.
 
     Raises:
-        InputError: the model's number of classes is not the data set's, or a layer does not exist.
+        InputError: the model's number of classes is not the data set's, a layer does not exist, no positive batch.
     """
     classes = dataset.spec.num_classes
     if classes != model.config.num_classes:
@@ -95,23 +91,64 @@ def evaluate(
         pause.check_depth(model.depth)  # a wrong layer is told before the first image, not after an hour
     inference = inference or inference_config(model)
     indices = range(len(dataset)) if indices is None else indices
-    meters = [SegmentationMeter(classes, dataset.spec.ignore_index) for _ in pauses]
+    if batch_size < 1:
+        raise InputError(f"a batch has at least 1 image, got {batch_size}")
+    tallies = [_Tally(SegmentationMeter(classes, dataset.spec.ignore_index), []) for _ in pauses]
     device = model.pixel_mean.device
     was_training = model.training
     model.eval()
+    bar = tqdm(total=len(indices), desc="evaluating", unit="image", disable=not progress, leave=False)
     try:
-        for index in tqdm(indices, desc="evaluating", unit="image", disable=not progress, leave=False):
-            sample = dataset[index]
-            image, mask = sample.image.to(device), sample.mask.to(device)
-            for pause, meter in zip(pauses, meters, strict=True):
-
-                def predict(images: Tensor, pause: PauseConfig = pause, seed: int = seed + index) -> Tensor:
-                    return model(images, pause, criterion=criterion, seeds=[seed] * len(images)).logits
-
-                meter.update(segment_image(predict, image, inference).argmax(dim=0), mask)
+        for batch in batches_of_one_size(dataset, indices, batch_size):
+            images = torch.stack([sample.image for _, sample in batch]).to(device)
+            masks = torch.stack([sample.mask for _, sample in batch]).to(device)
+            seeds = [seed + index for index, _ in batch]
+            for pause, tally in zip(pauses, tallies, strict=True):
+                segmented = segment_images(model, images, pause, inference, criterion=criterion, seeds=seeds)
+                tally.meter.update(segmented.labels, masks)
+                if segmented.trace is not None:
+                    running = segmented.trace.num_running(model.depth).double().mean(dim=1)
+                    tally.tokens.extend((running / math.prod(segmented.trace.grid)).tolist())
+            bar.update(len(batch))
     finally:
+        bar.close()
         model.train(was_training)
     return [
-        EvalResult(pause, meter.compute(), len(indices), criterion, inference)
-        for pause, meter in zip(pauses, meters, strict=True)
+        EvalResult(
+            pause,
+            tally.meter.compute(),
+            len(indices),
+            criterion,
+            inference,
+            batch_size,
+            fmean(tally.tokens) if tally.tokens else None,
+        )
+        for pause, tally in zip(pauses, tallies, strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class _Tally:
+    """What is counted of one configuration while images go by."""
+
+    meter: SegmentationMeter
+    tokens: list[float]
+
+
+def batches_of_one_size(
+    dataset: Dataset, indices: Iterable[int], batch_size: int
+) -> Iterator[list[tuple[int, Sample]]]:
+    """Samples with their indices, up to ``batch_size`` of the same image size together, in their order.
+
+    Where sizes vary, no more than eight batches' worth of samples wait for others of their size.
+    """
+    waiting: dict[tuple[int, ...], list[tuple[int, Sample]]] = {}
+    for index in indices:
+        sample = dataset[index]
+        size = tuple(sample.image.shape)
+        waiting.setdefault(size, []).append((index, sample))
+        if len(waiting[size]) == batch_size:
+            yield waiting.pop(size)
+        elif sum(map(len, waiting.values())) > 8 * batch_size:
+            yield waiting.pop(next(iter(waiting)))  # the size that has waited longest
+    yield from waiting.values()

@@ -92,10 +92,10 @@ def segment_image(predict: Predict, image: Tensor, config: InferenceConfig | Non
     images = _as_float(image)[None]
     size = _size(images)
     infer = _whole_or_slide(predict, config)
-    base = base_scale(size, config.base_size)
     if len(config.scales) == 1 and not config.flip:
-        logits = _resize(infer(_resize(images, scaled_size(size, base * config.scales[0]))), size)
+        logits = resize_images(infer(resize_images(images, view_size(size, config))), size)
     else:
+        base = base_scale(size, config.base_size)
         scales = [base * scale for scale in config.scales]
         probabilities = multi_scale_inference(infer, images, size, scales, config.flip)
         logits = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
@@ -117,7 +117,7 @@ def _whole_or_slide(predict: Predict, config: InferenceConfig) -> Predict:
 
 def whole_inference(predict: Predict, images: Tensor) -> Tensor:
     """Logits (B, C, H, W) of images (B, 3, H, W) in one call, resized bilinearly if the predictor's are smaller."""
-    return _resize(predict(images), _size(images))
+    return resize_images(predict(images), _size(images))
 
 
 def slide_inference(
@@ -130,7 +130,7 @@ def slide_inference(
     """
     _check_stride(crop_size, stride)
     size = _size(images)
-    images = _resize(images, enlarged_size(size, crop_size))
+    images = resize_images(images, enlarged_size(size, crop_size))
     boxes = window_boxes(*_size(images), crop_size, stride)
     jobs = [(i, box) for i in range(len(images)) for box in boxes]
     total: Tensor | None = None
@@ -148,7 +148,7 @@ def slide_inference(
     count = torch.zeros_like(total[:1, :1])
     for top, left, bottom, right in boxes:
         count[..., top:bottom, left:right] += 1
-    return _resize(total / count, size)
+    return resize_images(total / count, size)
 
 
 def multi_scale_inference(
@@ -162,8 +162,8 @@ def multi_scale_inference(
     views = [(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]
     total = torch.zeros(())  # a scalar takes on the type and the device of what is added
     for scale, mirrored in views:
-        view = _resize(images, scaled_size(_size(images), scale))
-        logits = _resize(infer(view.flip(-1) if mirrored else view), size)
+        view = resize_images(images, scaled_size(_size(images), scale))
+        logits = resize_images(infer(view.flip(-1) if mirrored else view), size)
         total = total + (logits.flip(-1) if mirrored else logits).softmax(dim=1)
     return total / len(views)
 
@@ -203,6 +203,11 @@ def base_scale(size: tuple[int, int], base_size: tuple[int, int] | None) -> floa
     return min(base_size[0] / max(size), base_size[1] / min(size))
 
 
+def view_size(size: tuple[int, int], config: InferenceConfig) -> tuple[int, int]:
+    """(height, width) to which an image of ``size`` is resized for the first of the scales."""
+    return scaled_size(size, base_scale(size, config.base_size) * config.scales[0])
+
+
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     """``size`` times ``scale``, rounded half up as mmcv does, at least one pixel each way."""
     return max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)
@@ -216,7 +221,8 @@ def _as_float(images: Tensor) -> Tensor:
     return images if images.is_floating_point() else images.float() / 255
 
 
-def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear: images or logits (B, C, h, w) -> (B, C, *size), as they are where that is their size."""
     if _size(images) == size:
         return images
     # No antialiasing, as in both code bases whose numbers we compare with.

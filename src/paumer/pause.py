@@ -117,7 +117,10 @@ class PauseConfig:
             if layers.count(layer) > 1:
                 raise InputError(f"layer {layer} is given twice: write each layer once, as in '3:0.4,5:0.4'")
         # Plain numbers, so that NumPy's print and parse back like any other.
-        steps = ((int(layer), amount if _is_budget(amount) else float(amount)) for layer, amount in self.steps)
+        steps = (
+            (int(layer), amount if isinstance(amount, BatchShare | Threshold) else float(amount))
+            for layer, amount in self.steps
+        )
         object.__setattr__(self, "steps", tuple(sorted(steps, key=lambda step: step[0])))
 
     @classmethod
@@ -142,7 +145,7 @@ class PauseConfig:
 
     def __str__(self) -> str:
         return (
-            ",".join(f"{layer}:{amount if _is_budget(amount) else repr(amount)}" for layer, amount in self.steps)
+            ",".join(f"{layer}:{repr(amount) if isinstance(amount, float) else amount}" for layer, amount in self.steps)
             or "none"
         )
 

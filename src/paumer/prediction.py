@@ -46,9 +46,10 @@ class PatchViews:
     entropy: dict[int, NDArray[np.float32]]  # {layer: (h, w)} in nats, nan: paused before, or unknown
 
     @classmethod
-    def from_trace(cls, trace: Trace, size: tuple[int, int], patch_size: int) -> PatchViews:
-        entropy = {layer: trace.entropy(layer)[0].float().cpu().numpy() for layer in trace.layers}
-        return cls(size, patch_size, trace.paused_at()[0].cpu().numpy(), entropy)
+    def from_trace(cls, trace: Trace, size: tuple[int, int], patch_size: int, image: int = 0) -> PatchViews:
+        """Of one image of a batch."""
+        entropy = {layer: trace.entropy(layer)[image].float().cpu().numpy() for layer in trace.layers}
+        return cls(size, patch_size, trace.paused_at()[image].cpu().numpy(), entropy)
 
     @property
     def layers(self) -> tuple[int, ...]:

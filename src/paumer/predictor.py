@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,14 +25,13 @@ from paumer.data.images import read_image
 from paumer.data.spec import distinct_palette
 from paumer.device import choose_device
 from paumer.errors import InputError
-from paumer.evaluate import inference_config
 from paumer.front import FRONT_FILE, Front, Point, check_target, choose_for_throughput
-from paumer.inference import InferenceConfig, segment_image
+from paumer.inference import InferenceConfig
 from paumer.model import Segmenter
 from paumer.model.folder import fetch_model_folder
-from paumer.model.trace import Trace
 from paumer.pause import NO_PAUSE, PauseConfig
 from paumer.prediction import PatchViews, Prediction
+from paumer.segment import inference_config, segment_images
 from paumer.visualize import Pixels
 
 log = logging.getLogger(__name__)
@@ -130,15 +130,21 @@ class Predictor:
         """The points of a front with the speed they have on this device, through this predictor, one image at a time.
 
         What is timed is a whole call with an image of the size that the front was made with. Rounds are as many as fit
-        into three seconds, but at least one.
+        into three seconds, but at least one. Where the number of paused patches follows the image, no single image
+        tells the speed: such a point is given the speed-up that it had over the images of the sweep, times the speed
+        of not pausing here.
         """
         image = torch.zeros(3, *front.image_size, dtype=torch.uint8)
-        calls = [partial(self, image, point.pause) for point in front.points]
+        fixed = [point for point in front.points if not point.pause.is_adaptive]
+        calls = [partial(self, image, pause) for pause in (NO_PAUSE, *(point.pause for point in fixed))]
         (first,) = time_interleaved(calls[:1], rounds=1, warmup=1, device=self.device)
         rounds = min(max(int(3 / (first[0] * len(calls))), 1), 15)
         seconds = time_interleaved(calls, rounds=rounds, warmup=1, device=self.device)
-        rates = [1 / median(times) for times in seconds]
-        return [replace(point, images_per_second=rate) for point, rate in zip(front.points, rates, strict=True)]
+        unpaused, *rates = [1 / median(times) for times in seconds]
+        timed = dict(zip((point.pause for point in fixed), rates, strict=True))
+        return [
+            replace(point, images_per_second=timed.get(point.pause, unpaused * point.speedup)) for point in front.points
+        ]
 
     @torch.inference_mode()
     def __call__(self, image: ImageLike, pause: PauseConfig | str | None = None) -> Prediction:
@@ -152,36 +158,61 @@ class Predictor:
         Raises:
             InputError: not a readable image, or one too large for the memory of the device.
         """
+        return self.predict_batch([image], pause)[0]
+
+    @torch.inference_mode()
+    def predict_batch(self, images: Sequence[ImageLike], pause: PauseConfig | str | None = None) -> list[Prediction]:
+        """Segments several images; those of the same size go through the model together.
+
+        A result depends on the other images only where a share of the batch pauses (``5:0.6@batch``): hard images then
+        keep more of their patches, at the same cost of the whole.
+
+        Raises:
+            InputError: as for one image.
+        """
         pause = self.pause if pause is None else PauseConfig.parse(pause)
-        pixels = as_image(image)
-        seen: list[tuple[tuple[int, int], Trace]] = []
+        pixels = [as_image(image) for image in images]
+        together: dict[tuple[torch.Size, torch.dtype], list[int]] = {}
+        for place, image in enumerate(pixels):
+            together.setdefault((image.shape, image.dtype), []).append(place)
+        predictions: dict[int, Prediction] = {}
+        for places in together.values():
+            batch = torch.stack([pixels[place] for place in places])
+            predictions.update(zip(places, self._predict(batch, pause), strict=True))
+        return [predictions[place] for place in range(len(pixels))]
 
-        def predict(images: Tensor) -> Tensor:
-            output = self.model(images, pause, criterion=self.criterion, seeds=[self.seed] * len(images))
-            seen.append(((images.shape[-2], images.shape[-1]), output.trace))
-            return output.logits
-
+    def _predict(self, images: Tensor, pause: PauseConfig) -> list[Prediction]:
+        """(B, 3, H, W) images as `as_image` makes them."""
         try:
-            logits = segment_image(predict, pixels.to(self.device), self.inference)
+            segmented = segment_images(
+                self.model,
+                images.to(self.device),
+                pause,
+                self.inference,
+                criterion=self.criterion,
+                seeds=[self.seed] * len(images),
+            )
         except torch.OutOfMemoryError as error:
+            count = f"{len(images)} images" if len(images) > 1 else "an image"
             raise InputError(
-                f"an image of {pixels.shape[1]}x{pixels.shape[2]} does not fit in the memory of {self.device}: "
+                f"{count} of {images.shape[2]}x{images.shape[3]} does not fit in the memory of {self.device}: "
                 "make it smaller, or use the mode 'slide'"
             ) from error
-        patches = None
-        if self.shows_patches:
-            (size, trace) = seen[0]
-            patches = PatchViews.from_trace(trace, size, self.model.patch_size[0])
-        return Prediction(
-            image=_to_pixels(pixels),
-            mask=logits.argmax(dim=0).cpu().numpy().astype(np.uint8 if len(self.names) <= 256 else np.int32),
-            names=self.names,
-            palette=self.palette,
-            pause=pause,
-            inference=self.inference,
-            patches=patches,
-            label_ids=self.model.config.label_ids,
-        )
+        masks = segmented.labels.cpu().numpy().astype(np.uint8 if len(self.names) <= 256 else np.int32)
+        trace, patch_size = segmented.trace, self.model.patch_size[0]
+        return [
+            Prediction(
+                image=_to_pixels(image),
+                mask=mask,
+                names=self.names,
+                palette=self.palette,
+                pause=pause,
+                inference=self.inference,
+                patches=None if trace is None else PatchViews.from_trace(trace, segmented.seen, patch_size, place),
+                label_ids=self.model.config.label_ids,
+            )
+            for place, (image, mask) in enumerate(zip(images, masks, strict=True))
+        ]
 
 
 def front_file(model: str | Path | Segmenter) -> Path:

@@ -22,7 +22,7 @@ from paumer.benchmark import Speedup, conditions, time_interleaved
 from paumer.checkpoint import model_id
 from paumer.data.datasets import Dataset
 from paumer.errors import InputError, did_you_mean
-from paumer.evaluate import evaluate, inference_config, spread_indices
+from paumer.evaluate import evaluate, spread_indices
 from paumer.front import (
     FRONT_FILE,
     Front,
@@ -38,10 +38,12 @@ from paumer.inference import InferenceConfig, segment_image
 from paumer.model import Segmenter
 from paumer.model.cost import count_call
 from paumer.pause import NO_PAUSE, PAPER_CONFIGS, PauseConfig
+from paumer.segment import inference_config
 from paumer.sweep_folder import SweepFolder
 
 SEARCHES = ("none", "grid", "greedy")
 _TIMED_TOGETHER = 12  # configurations per interleaved run: what is lost when a sweep is killed
+_ADAPTIVE_BATCHES = 8  # timed where the number of paused patches follows the image, so that no single one decides
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class SweepConfig:
         max_drop: mIoU points that may be lost: take the fastest.
         criterion: what ranks the patches.
         seed: of the criterion ``random``.
-        batch_size: images per timed forward pass.
+        batch_size: images per timed forward pass, and per scored one where a share of the batch pauses.
         image_size: (height, width) of the timed images, by default that of the split's first image.
         rounds: how often everything is timed.
     """
@@ -163,7 +165,7 @@ class _Sweep:
         searched = len(spread_indices(len(dataset), config.search_images))
         # Without a part of its own the search scores everything at once.
         self.searched = "all" if searched == len(dataset) else "search"
-        self.images = self._timed_images()
+        self.batches = self._timed_batches()
         self.folder = SweepFolder(config.out)
         self.folder.open(
             {
@@ -182,7 +184,8 @@ class _Sweep:
                 "attention": "auto",
                 "upsample": True,
                 "batch_size": config.batch_size,
-                "image_size": list(self.images.shape[-2:]),
+                "timed_images": sum(map(len, self.batches)),
+                "image_size": list(self.batches[0].shape[-2:]),
                 "rounds": config.rounds,
             }
         )
@@ -195,20 +198,28 @@ class _Sweep:
         """What cannot work is told before the first measurement."""
         for pause in (*self.config.pauses, *self.single_layers()):
             pause.check_depth(self.model.depth)
+        for pause in self.config.pauses:
+            if pause.needs_entropy and self.config.criterion != "entropy":
+                raise InputError(f"'{pause}' has a threshold in nats: sweep it with the criterion 'entropy'")
         if self.config.batch_size > 1 and not self.inference.is_single_view:
             raise InputError("batches are timed for whole images in a single view only: take --batch-size 1")
 
-    def _timed_images(self) -> Tensor:
-        """(B, 3, H, W) uint8 images of the data set: the time does not depend on them, but nothing speaks for noise."""
-        size = self.config.image_size
+    def _timed_batches(self) -> list[Tensor]:
+        """(B, 3, H, W) uint8 images of the data set, spread evenly.
+
+        One batch where the time does not depend on the images; all configurations are timed on the same.
+        """
+        number = _ADAPTIVE_BATCHES if any(pause.is_adaptive for pause in self.config.pauses) else 1
+        size, total = self.config.image_size, number * self.config.batch_size
         images = []
-        for index in range(self.config.batch_size):
-            image = self.dataset[index % len(self.dataset)].image[None]
+        for index in spread_indices(len(self.dataset), total) if total > 1 else [0]:
+            image = self.dataset[index].image[None]
             size = size or (image.shape[-2], image.shape[-1])
             if tuple(image.shape[-2:]) != size:
                 image = F.interpolate(image.float(), size, mode="bilinear").round().to(torch.uint8)
             images.append(image)
-        return torch.cat(images).to(self.device)
+        places = torch.arange(total) % len(images)
+        return list(torch.cat(images)[places].to(self.device).split(self.config.batch_size))
 
     # -- what is measured ---------------------------------------------------------------------------------------------
 
@@ -323,22 +334,22 @@ class _Sweep:
             flops = [count_call(call) for call in calls[1:]]
             seconds = time_interleaved(calls, rounds=self.config.rounds, warmup=1, device=self.device)
         baseline = seconds[0]
+        total = sum(map(len, self.batches))
         return [
-            _time_row(pause, count / len(self.images), own, baseline, len(self.images))
+            _time_row(pause, count / total, own, baseline, total)
             for pause, count, own in zip(pauses, flops, seconds[1:], strict=True)
         ]
 
     def _call(self, pause: PauseConfig) -> Callable[[], object]:
-        seeds = [self.config.seed] * len(self.images)
-
         def predict(images: Tensor) -> Tensor:
             # Windows and views come in numbers of their own.
-            per_image = seeds if len(images) == len(seeds) else [self.config.seed] * len(images)
-            return self.model(images, pause, criterion=self.config.criterion, seeds=per_image).logits
+            seeds = [self.config.seed] * len(images)
+            return self.model(images, pause, criterion=self.config.criterion, seeds=seeds).logits
 
-        if len(self.images) > 1:
-            return lambda: predict(self.images)
-        return lambda: segment_image(predict, self.images[0], self.inference)
+        def segment(images: Tensor) -> Tensor:
+            return predict(images) if len(images) > 1 else segment_image(predict, images[0], self.inference)
+
+        return lambda: [segment(images) for images in self.batches]
 
     def score(self, pauses: Iterable[PauseConfig], subset: str) -> None:
         """Scores what has no score on that part of the split yet, one line for each."""
@@ -356,6 +367,8 @@ class _Sweep:
                     criterion=self.config.criterion,
                     seed=self.config.seed,
                     indices=indices,
+                    # Of no influence on the others, which need less memory one by one.
+                    batch_size=self.config.batch_size if pause.depends_on_batch else 1,
                 )[0]
                 scores = result.scores
                 names = unique_names(self.dataset.spec.names)
@@ -364,6 +377,7 @@ class _Sweep:
                         "pause": str(pause),
                         "subset": subset,
                         "num_images": result.num_images,
+                        "tokens": result.tokens,
                         "miou": scores.miou,
                         "pixel_accuracy": scores.pixel_accuracy,
                         "mean_accuracy": scores.mean_accuracy,
@@ -378,14 +392,14 @@ class _Sweep:
 
 
 def _time_row(
-    pause: PauseConfig, flops: float, own: Sequence[float], baseline: Sequence[float], batch_size: int
+    pause: PauseConfig, flops: float, own: Sequence[float], baseline: Sequence[float], num_images: int
 ) -> dict[str, Any]:
     """A line of ``times.jsonl``. Ratios are taken round by round, where both were timed under the same load."""
     speedup = Speedup(1.0, 1.0, 1.0) if pause == NO_PAUSE else Speedup.paired(own, baseline)
     return {
         "pause": str(pause),
-        "seconds": statistics.median(own) / batch_size,
-        "baseline_seconds": statistics.median(baseline) / batch_size,
+        "seconds": statistics.median(own) / num_images,
+        "baseline_seconds": statistics.median(baseline) / num_images,
         "speedup": speedup.median,
         "speedup_low": speedup.low,
         "speedup_high": speedup.high,

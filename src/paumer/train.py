@@ -28,7 +28,7 @@ from paumer.data.batches import StepBatches, StepSamples, create_loader, read_ba
 from paumer.data.datasets import Dataset, create_dataset
 from paumer.data.transforms import TrainTransform, sample_generator
 from paumer.errors import InputError, MissingExtraError, did_you_mean
-from paumer.evaluate import EvalResult, evaluate, inference_config, spread_indices
+from paumer.evaluate import EvalResult, evaluate, spread_indices
 from paumer.inference import MODES
 from paumer.loss import SegmentationLoss, segmentation_loss
 from paumer.model import CRITERION_NAMES, Segmenter, create_model
@@ -36,6 +36,7 @@ from paumer.model.segmenter import default_card
 from paumer.optim import OPTIMIZERS, create_ema, create_optimizer, poly_lr, set_lr
 from paumer.pause import NO_PAUSE, PauseConfig, RandomPause, parse_pauses
 from paumer.run_folder import RunFolder
+from paumer.segment import inference_config
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

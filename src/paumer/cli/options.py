@@ -13,7 +13,8 @@ import paumer
 from paumer.errors import InputError, did_you_mean
 
 PAUSE_HELP = (
-    "layer:ratio pairs such as 5:0.6 or 3:0.4,5:0.4 (after layer 3 the 40 %% most certain patches pause, …), or none"
+    "layer:ratio pairs such as 5:0.6 or 3:0.4,5:0.4 (after layer 3 the 40 %% most certain patches pause, …), "
+    "5:0.6@batch (of the whole batch), 5:0.3nats[0.1-0.8] (an entropy below 0.3, of each image 10 to 80 %%), or none"
 )
 
 
@@ -57,7 +58,7 @@ def add_inference(parser: ArgumentParser) -> None:
 
 
 def inference_from(args: Any, model: Any) -> Any:
-    from paumer.evaluate import inference_config
+    from paumer.segment import inference_config
 
     def pair(value: list[Any] | None) -> tuple[Any, ...] | None:
         return None if value is None else tuple(value)

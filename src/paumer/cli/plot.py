@@ -79,9 +79,9 @@ def _add_pauses(parser: Parser) -> None:
 
 def _draw_pauses(args: Any) -> Figure:
     from paumer.checkpoint import open_segmenter
-    from paumer.evaluate import inference_config
     from paumer.plot import draw_pauses
     from paumer.predictor import Predictor
+    from paumer.segment import inference_config
 
     images = _images_of(args)
     model = open_segmenter(args.model)

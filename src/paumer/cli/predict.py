@@ -29,6 +29,12 @@ def predict_command(argv: Sequence[str]) -> int:
         nargs="+",
         help="mask, overlay, paused, entropy, figure; default: all but the figure, of videos the overlay",
     )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=1,
+        help="images that go through together where they are of one size",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there already")
     parser.add_argument("--label-ids", action="store_true", help="masks with the data set's own ids")
     add_inference(parser)
@@ -52,7 +58,13 @@ def predict_command(argv: Sequence[str]) -> int:
         front=None if args.target_throughput is None else front_file(args.model),
     )
     report = predict_files(
-        predictor, args.inputs, args.out, kinds=args.kinds, label_ids=args.label_ids, overwrite=args.overwrite
+        predictor,
+        args.inputs,
+        args.out,
+        kinds=args.kinds,
+        label_ids=args.label_ids,
+        overwrite=args.overwrite,
+        batch_size=args.batch_size,
     )
     for path, reason in report.failed:
         print(f"skipped {path}: {reason}", file=sys.stderr)

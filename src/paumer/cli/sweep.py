@@ -46,7 +46,9 @@ def sweep_command(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--target-throughput", type=float, help="images/s: the best mIoU among what is that fast")
     parser.add_argument("--max-drop", type=float, help="mIoU points: the fastest that loses no more")
-    parser.add_argument("--batch-size", type=int, default=1, help="images per timed forward pass")
+    parser.add_argument(
+        "--batch-size", type=int, default=1, help="images per timed forward pass; per scored one with @batch"
+    )
     parser.add_argument("--image-size", type=int, nargs=2, help="of timed images; default: the split's first image")
     parser.add_argument("--rounds", type=int, default=7, help="how often everything is timed")
     parser.add_argument("--seed", type=int, default=0, help="of the criterion 'random'")

@@ -32,6 +32,9 @@ def val_command(argv: Sequence[str]) -> int:
     add_data(parser)
     parser.add_argument("--pauses", nargs="+", default=["none"], help=f"{PAUSE_HELP}; @paper: the 13 of Table 1")
     add_inference(parser)
+    parser.add_argument(
+        "--batch-size", type=int, default=1, help="images of one size that go through together: of influence on @batch"
+    )
     parser.add_argument("--limit", type=int, default=0, help="evaluate this many images, spread evenly; 0: all")
     parser.add_argument("--seed", type=int, default=0, help="of the criterion 'random'")
     parser.add_argument("--per-class", action="store_true", help="print the IoU of every class")
@@ -55,6 +58,7 @@ def val_command(argv: Sequence[str]) -> int:
         criterion=args.criterion,
         seed=args.seed,
         indices=spread_indices(len(dataset), args.limit),
+        batch_size=args.batch_size,
         progress=True,
     )
     rows = [
@@ -84,7 +88,7 @@ def _print_scores(results: Sequence[EvalResult], names: Sequence[str], per_class
         title=f"{first.num_images} images, {first.inference.mode}, criterion {first.criterion}; IoU in per cent"
     )
     table.add_column("pause")
-    for column in ("mIoU", "change", "pixel accuracy", "mean accuracy"):
+    for column in ("mIoU", "change", "pixel accuracy", "mean accuracy", "tokens"):
         table.add_column(column, justify="right")
     for result in results:
         scores = result.scores
@@ -94,6 +98,7 @@ def _print_scores(results: Sequence[EvalResult], names: Sequence[str], per_class
             f"{scores.miou - first.miou:+.2f}",
             f"{scores.pixel_accuracy:.2f}",
             f"{scores.mean_accuracy:.2f}",
+            "" if result.tokens is None else f"{100 * result.tokens:.1f} %",
         )
     console = Console()
     console.print(table)

@@ -7,7 +7,8 @@ final upsample count nothing, as in `torch.utils.flop_counter`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from timm.models.vision_transformer import Attention
@@ -18,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from paumer.errors import InputError
 from paumer.model.decoder import LinearDecoder, MaskTransformer
 from paumer.model.segmenter import Segmenter
+from paumer.model.trace import Trace
 from paumer.pause import PauseConfig
 
 
@@ -29,18 +31,28 @@ def flop_formula(model: Segmenter, pause: PauseConfig, image_size: tuple[int, in
     (N + C) D^2 and N C D; the auxiliary head n C D at each pausing layer, prefix tokens not counted.
 
     Raises:
-        InputError: a layer that the encoder does not have, or attention of another kind (`count_flops` counts any).
+        InputError: a layer that the encoder does not have, attention of another kind (`count_flops` counts any), a
+            number of paused tokens that follows the image (see `flops_of_trace`).
     """
-    vit = model.encoder
     height, width = model.grid_of(*image_size)
     num_patches = height * width
-    running = pause.num_running(num_patches, model.depth)
+    return _flops(model, num_patches, pause.num_running(num_patches, model.depth), pause.layers)
+
+
+def flops_of_trace(model: Segmenter, trace: Trace) -> list[int]:
+    """FLOP of each image of a forward pass by the same formula, from how many tokens each layer really processed."""
+    num_patches = math.prod(trace.grid)
+    return [_flops(model, num_patches, running, trace.layers) for running in trace.num_running(model.depth).tolist()]
+
+
+def _flops(model: Segmenter, num_patches: int, running: Sequence[int], scored_after: Sequence[int]) -> int:
+    """Of one image; ``running`` are the patches that each layer processes."""
+    vit = model.encoder
     macs = num_patches * _macs_per_token(vit.patch_embed)
     macs += sum(_layer_macs(block, n + vit.num_prefix_tokens) for block, n in zip(vit.blocks, running, strict=True))
     macs += _decoder_macs(model.decoder, num_patches)
     if model.aux_head is not None:
-        macs_per_patch = model.config.num_classes * vit.embed_dim
-        macs += macs_per_patch * sum(running[layer - 1] for layer, _ in pause.steps)
+        macs += model.config.num_classes * vit.embed_dim * sum(running[layer - 1] for layer in scored_after)
     return 2 * macs
 
 
@@ -74,8 +86,10 @@ def count_flops(
     """FLOP of the forward pass of one image of (height, width) pixels, counted by torch without computing anything.
 
     Raises:
-        InputError: what the forward pass refuses: a layer that is not there, a criterion without auxiliary head.
+        InputError: what the forward pass refuses: a layer that is not there, a criterion without auxiliary head; a
+            number of paused tokens that follows the image, which has none here.
     """
+    pause.counts(1, model.depth)
     shapes = _on_meta(model)
     image = torch.empty(1, 3, *image_size, device="meta")
     with torch.inference_mode():

@@ -47,7 +47,7 @@ def draw_grid(series: Series) -> Figure:
         draw_points(axes, points, look, subset)
     draw_points(axes, unpaused, _UNPAUSED, subset)
     single = [point for points in lines.values() for point in points]
-    ratios = ", ".join(f"{ratio:g}" for ratio in sorted({point.pause.steps[0][1] for point in single}))
+    ratios = ", ".join(f"{ratio:g}" for ratio in sorted({_ratio(point.pause) for point in single}))
     note = f"Along a line the ratio rises: {ratios}."
     add_conditions(figure, [series], [*unpaused, *single], note, subset=subset)
     _label(axes, {f"layer {layer}": points[-1] for layer, points in lines.items()}, subset)
@@ -55,15 +55,29 @@ def draw_grid(series: Series) -> Figure:
 
 
 def _subset_of_grid(series: Series) -> str:
-    single = [point for point in series.points if len(point.pause.steps) == 1 and point.scores]
+    single = [point for point in series.points if _is_single(point.pause) and point.scores]
     if not single:
         raise InputError(f"no single-layer configuration of {series.label} is scored: sweep it with  --search grid")
     return "all" if all("all" in point.scores for point in single) else "search"
 
 
+def _is_single(pause: PauseConfig) -> bool:
+    """Whether one layer pauses, and a ratio there."""
+    return len(pause.steps) == 1 and not pause.is_adaptive
+
+
+def _ratio(pause: PauseConfig) -> float:
+    (_, ratio), *_ = pause.steps
+    assert isinstance(ratio, float)
+    return ratio
+
+
 def _lines(points: Sequence[SweepPoint]) -> dict[int, list[SweepPoint]]:
     """``{layer: its points by rising ratio}`` of those with a single pausing layer."""
-    single = sorted((point for point in points if len(point.pause.steps) == 1), key=lambda point: point.pause.steps)
+    single = sorted(
+        (point for point in points if _is_single(point.pause)),
+        key=lambda point: (point.pause.layers, _ratio(point.pause)),
+    )
     return {layer: list(line) for layer, line in groupby(single, key=lambda point: point.pause.steps[0][0])}
 
 
