@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import isfinite
 
 from paumer.errors import InputError
@@ -30,6 +30,7 @@ class BatchShare:
     high: float = DEFAULT_BOUNDS[1]
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         _check_bounds(self, self.low, self.high)
         if not self.low <= self.ratio <= self.high:  # also refuses nan
             raise InputError(
@@ -54,6 +55,7 @@ class Threshold:
     high: float = DEFAULT_BOUNDS[1]
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         _check_bounds(self, self.low, self.high)
         if not (isfinite(self.nats) and self.nats >= 0):
             raise InputError(f"a threshold is an entropy of 0 nats or more, got {self.nats}")
@@ -64,6 +66,12 @@ class Threshold:
 
 # How much pauses after a layer: a share of each image's tokens still running, or a budget that follows the image.
 Amount = float | BatchShare | Threshold
+
+
+def _make_plain(amount: BatchShare | Threshold) -> None:
+    """NumPy's numbers print and parse back like any other only as Python's own."""
+    for field in fields(amount):
+        object.__setattr__(amount, field.name, float(getattr(amount, field.name)))
 
 
 def _check_bounds(amount: BatchShare | Threshold, low: float, high: float) -> None:
@@ -212,7 +220,7 @@ def _is_budget(amount: Amount) -> bool:
     return isinstance(amount, BatchShare | Threshold)
 
 
-_NUMBER = r"([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)"
+_NUMBER = r"([0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?)"
 _BUDGET = re.compile(rf"{_NUMBER}(@batch|nats)(?:\[{_NUMBER}-{_NUMBER}\])?")
 
 
