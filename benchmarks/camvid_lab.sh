@@ -81,10 +81,10 @@ seeds_of() {  # WAY: its sweep folders with commas between
 }
 figures="$OUT/figures"
 "$PAUMER" plot entropy "$OUT/heads/last" --data camvid --root "$CAMVID" --limit "$LIMIT" --device "$DEVICE" --out "$figures/entropy"
-"$PAUMER" plot tradeoff --relative "$(seeds_of entropy)" --labels "entropy" "random, trained" "random, untrained" \
-    --baselines "$(seeds_of random)" "$(seeds_of random-untrained)" --out "$figures/tradeoff"
-"$PAUMER" plot tradeoff --relative "$(seeds_of entropy)" "$(seeds_of max_prob)" "$(seeds_of margin)" "$OUT/sweeps/frozen" \
-    --labels "entropy" "largest probability" "margin" "entropy, network frozen" --out "$figures/criteria"
+"$PAUMER" plot tradeoff --relative "$(seeds_of entropy)" --labels "entropy" "random, trained" "random, untrained" "entropy, network frozen" \
+    --baselines "$(seeds_of random)" "$(seeds_of random-untrained)" "$OUT/sweeps/frozen" --out "$figures/tradeoff"
+"$PAUMER" plot tradeoff --relative "$(seeds_of entropy)" "$(seeds_of max_prob)" "$(seeds_of margin)" \
+    --labels "entropy" "largest probability" "margin" --out "$figures/criteria"
 "$PAUMER" plot grid "$OUT/sweeps/shipped" --out "$figures/grid"
 "$PAUMER" plot greedy "$OUT/sweeps/shipped" --out "$figures/greedy"
 "$PAUMER" report "$OUT/sweeps/shipped" --data camvid --root "$CAMVID" --out "$OUT/report.html"
