@@ -137,6 +137,91 @@ def test_logits_of_mmseg_are_stretched_instead_of_cropped():
     np.testing.assert_allclose(model.upsample(line, (16, 40))[0, 0, 5], expected, atol=1e-6)
 
 
+# -- the class of each pixel -------------------------------------------------------------------------------------------
+
+PAUSES = ["none", PAUSE, "2:0.5@batch", "2:0.5nats[0.1-0.8],4:0.3"]
+
+
+def assert_argmax_of(labels, logits):
+    """Equal, but where the two best classes are as good as equally likely."""
+    best, second = logits.topk(2, dim=1).values.unbind(1)
+    assert labels.shape == best.shape and labels.dtype == torch.int64
+    assert (logits.gather(1, labels[:, None])[:, 0] >= best - 1e-4).all()
+    clear = best - second > 1e-4
+    assert clear.float().mean() > 0.99
+    assert torch.equal(labels[clear], logits.argmax(dim=1)[clear])
+
+
+@pytest.mark.parametrize("pause", PAUSES)
+@pytest.mark.parametrize("preset", ["timm", "segmenter", "mmseg"])
+@torch.no_grad()
+def test_segments_as_the_argmax_of_its_logits(preset, pause):
+    model = tiny_model(preset=preset)
+    for size in ((64, 64), (50, 70), (33, 17), (1, 40)):
+        images = random_images(3, *size)
+        output, segmentation = model(images, pause), model.segment(images, pause)
+        assert len(output.logits.argmax(dim=1).unique()) > 1
+        assert_argmax_of(segmentation.labels, output.logits)
+        assert_same_steps(segmentation.trace, output.trace)
+
+
+def assert_same_steps(a, b):
+    assert (a.grid, a.batch_size, a.layers) == (b.grid, b.batch_size, b.layers)
+    for one, other in zip(a.steps, b.steps, strict=True):
+        for name in ("index", "scores", "aux_logits", "paused"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+@torch.no_grad()
+def test_labels_of_mmseg_are_stretched_and_those_of_segmenter_cropped():
+    images = random_images(1, 50, 70)
+    grids, labels = [], []
+    for preset in ("mmseg", "segmenter"):
+        model = tiny_model(preset=preset)
+        grids.append(model(images, upsample=False).logits[0])
+        labels.append(model.segment(images).labels[0])
+    stretched = [
+        np.interp((np.arange(n) + 0.5) * g / n - 0.5, np.arange(g), np.arange(g)) for n, g in ((50, 4), (70, 5))
+    ]
+    cropped = [np.clip((np.arange(n) + 0.5) / 16 - 0.5, 0, g - 1) for n, g in ((50, 4), (70, 5))]
+    for grid, found, (rows, columns) in zip(grids, labels, (stretched, cropped), strict=True):
+        expected = _sample(grid.double().numpy(), rows, columns)
+        best, second = np.sort(expected, axis=0)[:-3:-1]
+        clear = best - second > 1e-4
+        np.testing.assert_array_equal(found.numpy()[clear], expected.argmax(axis=0)[clear])
+
+
+def _sample(maps, rows, columns):
+    """(C, h, w) at fractional rows and columns, bilinear -> (C, H, W)"""
+    for axis, places in ((1, rows), (2, columns)):
+        before = np.minimum(np.floor(places).astype(int), maps.shape[axis] - 1)
+        after = np.minimum(before + 1, maps.shape[axis] - 1)
+        weight = (places - before).reshape([-1 if a == axis else 1 for a in range(3)])
+        maps = maps.take(before, axis) * (1 - weight) + maps.take(after, axis) * weight
+    return maps
+
+
+@torch.no_grad()
+def test_segmenting_takes_criteria_and_seeds_as_a_forward_pass_does(model):
+    images = random_images(2, 50, 70)
+    for criterion in ("max_prob", "margin", "random"):
+        options = {"criterion": criterion, "seeds": [7, 8]}
+        output, segmentation = model(images, PAUSE, **options), model.segment(images, PAUSE, **options)
+        assert_argmax_of(segmentation.labels, output.logits)
+        assert torch.equal(segmentation.trace.paused_at(), output.trace.paused_at())
+    plain = model.segment(images, PAUSE, criterion="random")
+    assert not torch.equal(plain.trace.paused_at(), segmentation.trace.paused_at())  # the place in the batch as a seed
+
+
+@torch.no_grad()
+def test_segments_in_half_precision():
+    model = tiny_model().bfloat16()
+    images = random_images(2, 50, 70)
+    output, segmentation = model(images, PAUSE, upsample=False), model.segment(images, PAUSE)
+    logits = torch.from_numpy(bilinear(output.logits.float(), 16)[..., :50, :70])
+    assert_argmax_of(segmentation.labels, logits)
+
+
 # -- pausing -----------------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +299,32 @@ def test_a_layer_beyond_the_encoder_is_refused(model):
         model(random_images(), "7:0.1")
 
 
+@pytest.mark.parametrize("criterion", ["random", "max_prob", "margin"])
+@pytest.mark.parametrize("pause", ["3:0.4nats", "2:0.5,3:0.4nats"])
+def test_a_threshold_in_nats_is_for_entropies_only(model, criterion, pause):
+    for call in (model, model.segment):
+        with pytest.raises(InputError, match=f"'{pause}' compares entropies .*'entropy' in place of '{criterion}'"):
+            call(random_images(), pause, criterion=criterion)
+
+
+def test_what_a_forward_pass_refuses_is_not_segmented(model):
+    with pytest.raises(InputError, match=r"after layer 7: this encoder has layers 1\.\.6"):
+        model.segment(random_images(), "7:0.1@batch")
+    with pytest.raises(InputError, match="unknown criterion 'margins'"):
+        model.segment(random_images(), criterion="margins")
+    for pause in ("3:0.4@batch", "3:0.4nats"):
+        with pytest.raises(InputError, match="'entropy' needs an auxiliary head"):
+            tiny_model(aux_head="none").segment(random_images(), pause)
+
+
+@torch.no_grad()
+def test_a_share_of_the_batch_may_be_drawn_at_random(model):
+    output = model(random_images(3), "2:0.5@batch", criterion="random", seeds=[1, 2, 3])
+    assert (output.trace.paused_at() == 2).sum() == 24
+    scores = torch.cat([torch.rand(16, generator=torch.Generator().manual_seed(seed * 1009 + 2)) for seed in (1, 2, 3)])
+    assert torch.equal(output.trace.paused_at().flatten() == 2, scores <= scores.sort().values[23])
+
+
 def test_an_unknown_criterion_is_refused_even_when_nothing_pauses(model):
     with pytest.raises(InputError, match="unknown criterion 'margins': did you mean 'margin'"):
         model(random_images(), criterion="margins")
@@ -241,6 +352,19 @@ def test_a_call_in_the_middle_of_another_does_not_disturb_it(model):
 
 
 @torch.no_grad()
+def test_a_threshold_does_not_notice_batch_mates_and_a_share_of_the_batch_does(model):
+    images = random_images(4, 50, 70)
+    alone = [model(image[None], "2:0.5nats,4:0.3") for image in images]
+    together = model(images, "2:0.5nats,4:0.3")
+    for i, one in enumerate(alone):
+        assert torch.equal(one.trace.paused_at()[0], together.trace.paused_at()[i])
+        torch.testing.assert_close(one.logits[0], together.logits[i], atol=1e-4, rtol=1e-4)
+    assert len({int((one.trace.paused_at() == 2).sum()) for one in alone}) > 1
+    shared = model(images, "2:0.5@batch").trace.paused_at().flatten(1).bool().sum(dim=1)
+    assert shared.sum() == 40 and (shared != 10).any()
+
+
+@torch.no_grad()
 def test_a_call_leaves_nothing_for_the_next(model):
     images = random_images()
     plain, state = model(images), {key: value.clone() for key, value in model.state_dict().items()}
@@ -258,7 +382,7 @@ def test_threads_with_different_configurations_get_what_they_asked_for(model):
     def call(pause):
         return model(images, pause)
 
-    pauses = ["none", "1:0.5", "3:0.3,5:0.3", "6:0.9"] * 4
+    pauses = ["none", "1:0.5", "3:0.3,5:0.3", "6:0.9", "2:0.5nats", "2:0.5@batch"] * 3
     alone = {pause: call(pause) for pause in set(pauses)}
     with ThreadPoolExecutor(4) as pool:
         for pause, output in zip(pauses, pool.map(call, pauses), strict=True):
