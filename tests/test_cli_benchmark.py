@@ -44,7 +44,7 @@ def made_up(monkeypatch) -> list[dict]:
     def results(model, pauses, **options):
         asked.append(options)
         size, batch = (64, 64), options["batch_size"] or 32
-        conditions = dict.fromkeys(("dtype", "attention", "upsample", "criterion", "rounds", "warmup"), "x")
+        conditions = dict.fromkeys(("dtype", "attention", "compile", "upsample", "criterion", "rounds", "warmup"), "x")
         conditions |= {"images": "random noise", "device": "cuda:0", "device_name": "A GPU", "threads": 1, "load": 0.5}
         conditions |= {"versions": {"torch": "2"}}
         times = {NO_PAUSE: (2.0, 2.0, 2.0), PAPER_CONFIGS[0]: (1.0, 2.2, 1.9), PAPER_CONFIGS[-1]: (1.0, 1.1, 1.0)}
@@ -116,7 +116,7 @@ def test_batch_1_and_the_one_that_fills_the_device_come_by_default(model_folder,
 def test_options_reach_the_benchmark(model_folder, made_up, tmp_path):
     for name in ("a.png", "b.png"):
         Image.fromarray(random_images(1, 20, 30)[0].permute(1, 2, 0).numpy()).save(tmp_path / name)
-    words = "--image-size 32 48 --batch-size 4 --dtype float16 --attention eager --no-upsample --criterion margin"
+    words = "--image-size 32 48 --batch-size 4 --dtype float16 --attention eager --no-upsample --criterion margin --compile block"
     images = [str(tmp_path / name) for name in ("a.png", "b.png")]
     run(model_folder, *words.split(), "--rounds", 7, "--warmup", 2, "--images", *images)
     (asked,) = made_up
@@ -126,6 +126,7 @@ def test_options_reach_the_benchmark(model_folder, made_up, tmp_path):
         "batch_size": 4,
         "dtype": "float16",
         "attention": "eager",
+        "compile": "block",
         "upsample": False,
         "criterion": "margin",
         "rounds": 7,

@@ -32,6 +32,7 @@ _HOMES = {
     "SweepFolder": "paumer.sweep_folder",
     "TrainConfig": "paumer.train",
     "check_dataset": "paumer.data",
+    "compile_segmenter": "paumer.model",
     "convert_checkpoint": "paumer.checkpoint",
     "create_dataset": "paumer.data",
     "create_model": "paumer.model",
@@ -51,6 +52,7 @@ if TYPE_CHECKING:  # `as` says to type checkers that the name is public here
     from paumer.model import CRITERION_NAMES as CRITERION_NAMES
     from paumer.model import Segmenter as Segmenter
     from paumer.model import SegmenterConfig as SegmenterConfig
+    from paumer.model import compile_segmenter as compile_segmenter
     from paumer.model import create_model as create_model
     from paumer.pause import NO_PAUSE as NO_PAUSE
     from paumer.pause import PAPER_CONFIGS as PAPER_CONFIGS

@@ -32,7 +32,7 @@ from tqdm import tqdm
 import paumer
 from paumer.data.images import read_image
 from paumer.errors import InputError, did_you_mean
-from paumer.model import Segmenter, SegmenterOutput
+from paumer.model import Segmenter, SegmenterOutput, compile_segmenter
 from paumer.model.cost import count_flops, flops_of_trace
 from paumer.model.criterion import check_criterion
 from paumer.pause import NO_PAUSE, PauseConfig
@@ -282,6 +282,7 @@ def benchmark(
     batch_size: int | None = None,
     dtype: str = "float32",
     attention: str = "auto",
+    compile: str = "off",
     upsample: bool = True,
     criterion: str = "entropy",
     images: Tensor | None = None,
@@ -301,6 +302,7 @@ def benchmark(
         batch_size: images per call; None searches the batch that fills the device, unpaused.
         dtype: ``float32``, ``bfloat16`` or ``float16``; weights and activations both, nothing is cast on the way.
         attention: ``auto``, ``eager``, or a back-end of torch: ``flash``, ``efficient``, ``cudnn``, ``math``.
+        compile: ``off``, ``block`` or ``full`` (see `paumer.compile_segmenter`); graphs are made before the rounds.
         upsample: whether the upsampling of the logits to the image's size is part of the call.
         criterion: what ranks the patches; ``random`` is drawn on the CPU.
         images: uint8 (n, 3, H, W) to time instead of noise, repeated or cut to the batch.
@@ -327,7 +329,7 @@ def benchmark(
     # Before anything is timed, since it also refuses what the forward pass would.
     fixed = [pause for pause in pauses if not pause.is_adaptive]
     flops = {pause: count_flops(model, pause, size, criterion=criterion) for pause in fixed}
-    subject = _Subject(_own_copy(model, dtype, attention), images, criterion, upsample)
+    subject = _Subject(compile_segmenter(_own_copy(model, dtype, attention), compile), images, criterion, upsample)
     with torch.inference_mode(), attention_kernel(attention), _lack_of_memory_told(size, device):
         _check_runs(subject, dtype, attention)
         batch_size = batch_size or _search_batch(subject)
@@ -335,9 +337,12 @@ def benchmark(
         for pause, call in zip(pauses, calls, strict=True):
             if pause not in flops:  # only a run can tell
                 flops[pause] = round(fmean(flops_of_trace(subject.model, call().trace)))
+        if compile != "off":
+            for call in calls:
+                call()
         peaks = [_peak_memory(call, device, held) for call in calls]
         seconds = time_interleaved(calls, rounds=rounds, warmup=warmup, device=device, progress=progress)
-    given = {"dtype": dtype, "attention": attention, "upsample": upsample, "criterion": criterion}
+    given = {"dtype": dtype, "attention": attention, "compile": compile, "upsample": upsample, "criterion": criterion}
     given |= {"images": ", ".join(names[:batch_size]), "rounds": rounds, "warmup": warmup}
     return [
         BenchResult(

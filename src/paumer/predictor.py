@@ -27,7 +27,7 @@ from paumer.device import choose_device
 from paumer.errors import InputError
 from paumer.front import FRONT_FILE, Front, Point, check_target, choose_for_throughput
 from paumer.inference import InferenceConfig
-from paumer.model import Segmenter
+from paumer.model import Segmenter, compile_segmenter
 from paumer.model.folder import fetch_model_folder
 from paumer.pause import NO_PAUSE, PauseConfig
 from paumer.prediction import PatchViews, Prediction
@@ -60,6 +60,7 @@ class Predictor:
             best mIoU that is that fast here. The front is timed anew on this device, one image at a time and without
             reading files, which takes a few seconds.
         front: the front to choose from, by default ``pareto.json`` in the model folder, where `paumer sweep` puts it.
+        compile: ``off``, ``block`` or ``full``, see :func:`paumer.compile_segmenter`. The first images wait for it.
 
     Raises:
         InputError: no such model or device, a layer it does not have, a criterion that its heads cannot give; no
@@ -77,6 +78,7 @@ class Predictor:
         seed: int = 0,
         target_throughput: float | None = None,
         front: Front | str | Path | None = None,
+        compile: str = "off",
     ) -> None:
         if target_throughput is not None:
             check_target(target_throughput)
@@ -94,6 +96,7 @@ class Predictor:
         self.seed = seed
         self.names = config.names or tuple(f"class {i}" for i in range(config.num_classes))
         self.palette = config.palette or distinct_palette(config.num_classes)
+        self.model = compile_segmenter(self.model, compile)
         # A wish that the model cannot fulfil is told now and not at each of ten thousand files.
         with torch.inference_mode():
             self.model(torch.zeros(1, 3, *self.model.patch_size, device=self.device), self.pause, criterion=criterion)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paumer.cli.options import PAUSE_HELP, Parser, add_model
+from paumer.cli.options import PAUSE_HELP, Parser, add_compile, add_model
 from paumer.errors import InputError
 from paumer.pause import NO_PAUSE, parse_pauses
 
@@ -49,6 +49,7 @@ def benchmark_command(argv: Sequence[str]) -> int:
         default="auto",
         help="auto, eager (not fused), or a back-end of torch: flash, efficient, cudnn, math",
     )
+    add_compile(parser)
     parser.add_argument("--criterion", default="entropy", help="entropy, max_prob, margin or random")
     parser.add_argument("--no-upsample", action="store_true", help="leave the upsampling to the image's size out")
     parser.add_argument(
@@ -79,6 +80,7 @@ def benchmark_command(argv: Sequence[str]) -> int:
                 batch_size=batch_size,
                 dtype=args.dtype,
                 attention=args.attention,
+                compile=args.compile,
                 upsample=not args.no_upsample,
                 criterion=args.criterion,
                 images=images,
@@ -174,8 +176,9 @@ def _print(model: str, results: Sequence[BenchResult], searched: bool) -> None:
     console.print(table)
     console.print(
         f"{row['device_name']} ({row['device']}), {row['threads']} threads, load {row['load']} before; {row['dtype']}, "
-        f"attention {row['attention']}, {'with' if row['upsample'] else 'without'} upsampling, criterion "
-        f"{row['criterion']}; {row['rounds']} rounds in turns after {row['warmup']}; torch {row['torch']}\n"
+        f"attention {row['attention']}, compile {row['compile']}, {'with' if row['upsample'] else 'without'} "
+        f"upsampling, criterion {row['criterion']}; {row['rounds']} rounds in turns after {row['warmup']}; "
+        f"torch {row['torch']}\n"
     )
 
 

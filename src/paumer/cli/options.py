@@ -45,6 +45,14 @@ def add_data(parser: ArgumentParser, positional: bool = False) -> None:
     parser.add_argument("--split", default="val", help="train, val or test")
 
 
+def add_compile(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--compile",
+        default="off",
+        help="block: one graph for all configurations; full: one each, as a CUDA graph where there is CUDA; or off",
+    )
+
+
 def add_inference(parser: ArgumentParser) -> None:
     parser.add_argument("--criterion", default="entropy", help="entropy, max_prob, margin or random")
     parser.add_argument(
