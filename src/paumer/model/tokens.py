@@ -64,18 +64,26 @@ class Running:
 
     def keep(self, selection: Selection) -> Running:
         """Those of ``selection`` that run on, in their old order, and the prefix."""
-        before, after, device = self.lengths, selection.lengths, self.x.device
-        # One gather for patches and prefix alike: of which old row each new row is made.
-        num_rows = sum(after) + len(after) * self.num_prefix
-        rows = torch.empty(num_rows, dtype=torch.int64, device=device)
-        patches = patch_rows(before, self.num_prefix, device).index_select(0, selection.kept)
-        rows[patch_rows(after, self.num_prefix, device)] = patches
-        if self.num_prefix:
-            rows[prefix_rows(after, self.num_prefix, device)] = prefix_rows(before, self.num_prefix, device)
-        x = self.x.flatten(0, 1).index_select(0, rows)  # rows, not elements: 50 times as fast as gather on a CPU
+        after = selection.lengths
+        # One gather for patches and prefix alike, and of rows, which is 50 times as fast as of elements on a CPU.
+        x = self.x.flatten(0, 1).index_select(0, self._rows_of(selection))
         is_packed = any(length != after[0] for length in after)
         x = x[None] if is_packed else x.unflatten(0, (len(after), -1))
         return Running(x, self.index.index_select(0, selection.kept), after, self.num_prefix)
+
+    def _rows_of(self, selection: Selection) -> Tensor:
+        """Of which old row each new one is made."""
+        before, after, num_prefix, device = self.lengths, selection.lengths, self.num_prefix, self.x.device
+        if not self.is_packed and all(length == after[0] for length in after):
+            images = torch.arange(len(after), device=device)[:, None]
+            patches = selection.kept.unflatten(0, (len(after), -1)) + num_prefix * (images + 1)
+            prefix = (before[0] + num_prefix) * images + torch.arange(num_prefix, device=device)
+            return torch.cat([prefix, patches], dim=1).flatten()
+        rows = torch.empty(sum(after) + len(after) * num_prefix, dtype=torch.int64, device=device)
+        patches = patch_rows(before, num_prefix, device).index_select(0, selection.kept)
+        rows[patch_rows(after, num_prefix, device)] = patches
+        rows[prefix_rows(after, num_prefix, device)] = prefix_rows(before, num_prefix, device)
+        return rows
 
 
 def patch_rows(lengths: Lengths, num_prefix: int, device: torch.device) -> Tensor:
