@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from test_plot import tables
 
 from paumer.cli import main
 from paumer.data import create_dataset
 from paumer.data.images import save_index_mask
+from paumer.entropy_study import EntropyStudy
 from paumer.front import Front
+from paumer.sweep_folder import SweepFolder
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "scenes-vit-tiny"
 SEARCH = ["--pauses", "5:0.6", "--layers", "3", "5", "--ratios", "0.3", "0.6", "--max-layers", "2", "--rounds", "2"]
@@ -103,3 +108,58 @@ def test_a_sweep_folder_of_another_model_is_refused(lab, swept, capsys):
     assert run("sweep", other, "--data", lab / "data.yaml", "--limit", 2, *SEARCH, "--out", swept) == 2
     assert "holds a sweep with another model" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in swept.iterdir()} == before
+
+
+def test_the_whole_laboratory_in_a_row(lab, swept, capsys):
+    """From the swept checkpoint to every figure, the page, the table of speeds, and masks at a chosen speed."""
+    model, data, out = lab / "model", lab / "data.yaml", lab / "out"
+    speeds, published = tables(lab)
+    points = {str(point.pause): point for point in SweepFolder(swept).points() if "all" in point.scores}
+    for seed in (0, 1):
+        words = ["--criterion", "random", "--seed", seed, "--search", "none", "--pauses", "5:0.6", "--rounds", 2]
+        assert run("sweep", model, "--data", data, *words, "--no-store", "--out", lab / f"random-{seed}") == 0
+
+    def drawn(figure: str, *words: object) -> str:
+        assert run("plot", figure, *words, "--out", out / f"{figure}.svg") == 0
+        return "|".join(re.findall(r">([^<>]+)</text>", (out / f"{figure}.svg").read_text()))
+
+    texts = drawn("tradeoff", swept, "--baselines", f"{lab / 'random-0'},{lab / 'random-1'}", "--relative")
+    assert "|sweep|random, 2 seeds" in texts and "3 images" in texts.replace("|", " ")
+    texts = drawn("grid", swept)
+    assert "layer 3" in texts and "layer 5" in texts and "2 images" in texts.replace("|", " ")  # those of the search
+    stages = json.loads((swept / "greedy.json").read_text())
+    texts = drawn("greedy", swept)
+    assert all(stage["chosen"] in texts for stage in stages if stage["chosen"])
+    assert f"|stage {len(stages)}: " in texts
+    texts = drawn("architectures", swept, *("--speeds", speeds, "--published", published))
+    assert {"SegFormer-B0*", "no pausing", "5:0.6"} <= set(texts.split("|"))
+    texts = drawn("pauses", model, 0, "--data", data, "--pause", "3:0.3,5:0.6")
+    assert "layer 3: 30 % paused" in texts and "layer 5: 70 % paused" in texts  # of 54: 16, then 22
+    assert drawn("entropy", model, "--data", data, "--layers", 3, 6).count("AUROC") == 1
+    study = EntropyStudy.load(out / "entropy.json")
+    assert [sum(study.right[layer]) + sum(study.wrong[layer]) for layer in (3, 6)] == [3 * 6 * 9] * 2  # all patches
+
+    assert run("report", swept, "--data", data, "--images", 2, "--out", out / "report.html") == 0
+    page = (out / "report.html").read_text()
+    assert page.count('<article class="example"') == 2
+    assert all(f'data-value="{pause}"' in page for pause in points)
+
+    words = ["--pauses", "5:0.6", "--image-size", 96, 144, "--batch-size", 1, "--rounds", 2, "--warmup", 1]
+    assert run("benchmark", model, *words, "--csv", out / "benchmark.csv") == 0
+    with open(out / "benchmark.csv", newline="") as file:
+        rows = {row["pause"]: row for row in csv.DictReader(file)}
+    assert rows.keys() == {"none", "5:0.6"}
+    for pause, row in rows.items():  # of the same images, so the arithmetic is that of the sweep
+        assert float(row["images_per_second"]) > 0
+        assert float(row["gflops"]) == pytest.approx(points[pause].gflops, rel=1e-3)
+
+    capsys.readouterr()
+    words = ["predict", model, lab / "images", "--kinds", "mask"]
+    assert run(*words, "--target-throughput", 0.01, "--out", out / "chosen") == 0
+    best = max(Front.load(model / "pareto.json").points, key=lambda point: point.miou)
+    assert run(*words, "--pause", best.pause, "--out", out / "best") == 0
+    masks = sorted(path.name for path in (out / "chosen" / "masks").iterdir())
+    assert len(masks) == 3
+    for name in masks:
+        chosen, expected = (np.array(Image.open(out / way / "masks" / name)) for way in ("chosen", "best"))
+        np.testing.assert_array_equal(chosen, expected)
