@@ -16,24 +16,21 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
-import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from rows import Row, state_of, write_rows
 from segmenter_2021 import Segmenter2021
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from paumer.benchmark import DTYPES, conditions, largest_batch, synchronize, time_interleaved
+from paumer.benchmark import DTYPES, largest_batch, synchronize, time_interleaved
 from paumer.device import choose_device
 from paumer.errors import InputError
-from paumer.files import write_beside
 from paumer.model import Segmenter, create_model
 from paumer.model.cost import count_call, flop_formula
 from paumer.model.encoder import embed_patches
@@ -88,7 +85,7 @@ class Parts:
         return pause.num_running(self.num_patches, self.model.depth)
 
 
-def rows_of(parts: Parts, seconds: dict[str, np.ndarray], ceilings: dict[str, float]) -> list[dict[str, Any]]:
+def rows_of(parts: Parts, seconds: dict[str, np.ndarray], ceilings: dict[str, float]) -> list[Row]:
     """One row for each configuration; ratios are taken round by round and their median and quartiles given."""
     rows = []
     batch_size, size = len(parts.images), tuple(parts.images.shape[-2:])
@@ -188,7 +185,7 @@ def noise(batch_size: int, image_size: tuple[int, int], device: torch.device) ->
     return torch.randint(0, 256, (batch_size, 3, *image_size), generator=generator, dtype=torch.uint8).to(device)
 
 
-def run(args: argparse.Namespace) -> list[dict[str, Any]]:
+def run(args: argparse.Namespace) -> list[Row]:
     device, dtype = choose_device(args.device), DTYPES[args.dtype]
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -196,7 +193,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     size = (args.image_size[0], args.image_size[1])
     ceilings = measure_ceilings(device, dtype)
     print(f"ceilings: {ceilings['flop_per_s'] / 1e9:.0f} GFLOP/s, {ceilings['bytes_per_s'] / 1e9:.1f} GB/s", flush=True)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for backbone in args.backbones:
         for num_classes in args.num_classes:
             torch.manual_seed(0)
@@ -216,12 +213,10 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
                 }
                 about = {"backbone": backbone, "num_classes": num_classes, "batch_size": batch_size, "batch": wanted}
                 about |= {"image_size": f"{size[0]}x{size[1]}", "dtype": args.dtype, "rounds": args.rounds}
-                state = dict(conditions(device))
-                state["versions"] = json.dumps(state["versions"])
                 bandwidth = touched / np.median(seconds[f"model {NO_PAUSE}"])
                 chip = {"peak_gflop_per_s": f"{ceilings['flop_per_s'] / 1e9:.1f}"}
                 chip |= {"peak_gb_per_s": f"{ceilings['bytes_per_s'] / 1e9:.2f}", "gb_per_s": f"{bandwidth / 1e9:.2f}"}
-                new = [{**about, **row, **chip, **state} for row in rows_of(parts, seconds, ceilings)]
+                new = [{**about, **row, **chip, **state_of(device)} for row in rows_of(parts, seconds, ceilings)]
                 print_rows(new)
                 rows += new
                 write_rows(args.out, rows)
@@ -239,14 +234,7 @@ def check_same(parts: Parts) -> None:
     synchronize(parts.images.device)
 
 
-def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with write_beside(path) as beside, open(beside, "w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def print_rows(rows: Sequence[dict[str, Any]]) -> None:
+def print_rows(rows: Sequence[Row]) -> None:
     first = rows[0]
     print(
         f"\n{first['backbone']}, {first['num_classes']} classes, batch {first['batch_size']} ({first['batch']}), "

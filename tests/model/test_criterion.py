@@ -8,6 +8,7 @@ import torch
 from reference_pausing import entropies
 
 from paumer.errors import InputError
+from paumer.model import criterion
 from paumer.model.criterion import CRITERIA, CRITERION_NAMES, check_criterion, entropy, margin, max_prob, random_scores
 
 CPU = torch.device("cpu")
@@ -86,3 +87,14 @@ def test_an_unknown_criterion_gets_a_hint():
     with pytest.raises(InputError, match="unknown criterion 'entorpy': did you mean 'entropy'"):
         check_criterion("entorpy")
     assert [check_criterion(name) for name in CRITERION_NAMES] == ["entropy", "max_prob", "margin", "random"]
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_scores_taken_in_slices_are_those_of_all_at_once(name, monkeypatch):
+    logits = torch.randn(103, 7, generator=torch.Generator().manual_seed(0))
+    sizes = []
+    score = CRITERIA[name]
+    monkeypatch.setitem(CRITERIA, name, lambda part: sizes.append(len(part)) or score(part))
+    monkeypatch.setattr(criterion, "_SLICE", 70)
+    assert torch.equal(criterion.score_logits(name, logits), score(logits))
+    assert sizes == [10] * 10 + [3]

@@ -48,6 +48,19 @@ CRITERIA: dict[str, Callable[[Tensor], Tensor]] = {"entropy": entropy, "max_prob
 CRITERION_NAMES = (*CRITERIA, "random")
 
 
+# Logits of one slice on a CPU: what is computed on the way stays in the cache and in memory that is there already.
+_SLICE = 2**17
+
+
+def score_logits(criterion: str, logits: Tensor) -> Tensor:
+    """A criterion of `CRITERIA` on the logits of each token: (T, C) -> (T,), on a CPU slice by slice."""
+    score = CRITERIA[criterion]
+    rows = max(_SLICE // logits.shape[1], 1)
+    if logits.device.type != "cpu" or len(logits) <= rows:
+        return score(logits)
+    return torch.cat([score(part) for part in logits.split(rows)])
+
+
 def check_criterion(name: str) -> str:
     if name not in CRITERION_NAMES:
         raise InputError(f"unknown criterion '{name}': {did_you_mean(name, CRITERION_NAMES)}")

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paumer.errors import InputError, did_you_mean
-from paumer.model.criterion import CRITERIA, check_criterion, random_scores
+from paumer.model.criterion import check_criterion, random_scores, score_logits
 from paumer.model.decoder import LinearDecoder, MaskTransformer
 from paumer.model.encoder import create_vit, encode
 from paumer.model.folder import fetch_model_folder, read_model_folder, upload_model_folder, write_model_folder
@@ -238,7 +238,7 @@ class Segmenter(nn.Module):
             if criterion == "random":
                 return random_scores(lengths, seeds, layer, tokens.device), aux_logits
             assert aux_logits is not None
-            return CRITERIA[criterion](aux_logits), aux_logits
+            return score_logits(criterion, aux_logits), aux_logits
 
         x = self.pad(self.normalize(images))
         tokens, trace = encode(self.encoder, x, select, score_tokens, self.preset)

@@ -1,0 +1,221 @@
+"""Budgets that follow the image against fixed counts, at equal numbers of tokens: mIoU and time, on real mixed images.
+
+For each layer and ratio: the same share of each image, the same share of the batch (`5:0.6@batch`), and a threshold
+chosen so that over the whole split as many tokens pause (`5:0.35nats`). Times are of batches of different images, in
+turns; beside the packed way stands what most code does, padding to the longest image with a mask. A threshold pauses
+another number in every batch, so its time is compared with the fixed share that pauses as many in that batch.
+
+    python benchmarks/adaptive.py checkpoints/camvid-vit-tiny --data camvid --root CAMVID --out OUT.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rows import Row, state_of, write_rows
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from paumer.benchmark import time_interleaved
+from paumer.checkpoint import open_segmenter
+from paumer.data import create_dataset
+from paumer.data.datasets import Dataset
+from paumer.device import choose_device
+from paumer.errors import InputError
+from paumer.evaluate import evaluate, spread_indices
+from paumer.model import Segmenter, encoder
+from paumer.pause import NO_PAUSE, BatchShare, PauseConfig, Threshold, num_to_pause
+
+
+def run_padded(block: nn.Module, x: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """The usual way: every image as long as the longest, with a mask that hides what was added."""
+    parts = x[0].split(lengths)
+    padded = nn.utils.rnn.pad_sequence(list(parts), batch_first=True)  # (B, longest, D)
+    numbers = torch.tensor(lengths, device=x.device)
+    mask = torch.arange(padded.shape[1], device=x.device) < numbers[:, None]
+    y = block(padded, attn_mask=mask[:, None, None])
+    return torch.cat([row[:length] for row, length in zip(y, lengths, strict=True)])[None]
+
+
+@contextmanager
+def padding() -> Iterator[None]:
+    """Within it images of different lengths are padded."""
+    packed = encoder.run_packed
+    encoder.run_packed = run_padded
+    try:
+        yield
+    finally:
+        encoder.run_packed = packed
+
+
+def entropies_at(model: Segmenter, dataset: Dataset, layer: int, size: tuple[int, int]) -> np.ndarray:
+    """(images, N): the entropy of every patch after a layer."""
+    pause = PauseConfig(((layer, 0.0),))
+    rows = []
+    for index in tqdm(range(len(dataset)), desc=f"entropies after layer {layer}", leave=False):
+        trace = model(image_of(dataset, index, size)[None].to(model.pixel_mean.device), pause, upsample=False).trace
+        rows.append(trace.steps[0].scores.float().cpu().numpy())
+    return np.stack(rows)
+
+
+def paused_below(scores: np.ndarray, nats: float, high: float) -> np.ndarray:
+    """How many tokens of each image a threshold pauses."""
+    return np.minimum((scores < nats).sum(axis=1), num_to_pause(high, scores.shape[1]))
+
+
+def threshold_for(scores: np.ndarray, ratio: float, high: float = 0.9) -> Threshold:
+    """The threshold that pauses as many tokens over all images as the ratio does, to three digits."""
+    low_nats, high_nats = 0.0, float(scores.max())
+    for _ in range(40):
+        middle = (low_nats + high_nats) / 2
+        few = paused_below(scores, middle, high).mean() < num_to_pause(ratio, scores.shape[1])
+        low_nats, high_nats = (middle, high_nats) if few else (low_nats, middle)
+    return Threshold(float(f"{high_nats:.3g}"), 0.0, high)
+
+
+def image_of(dataset: Dataset, index: int, size: tuple[int, int]) -> Tensor:
+    image = dataset[index].image
+    if tuple(image.shape[-2:]) == size:
+        return image
+    return F.interpolate(image[None].float(), size, mode="bilinear")[0].round().to(torch.uint8)
+
+
+class Timer:
+    """Batches of different images, and calls on them in turns."""
+
+    def __init__(self, model: Segmenter, rounds: int) -> None:
+        self.model, self.rounds = model, rounds
+
+    def __call__(self, batch: Tensor, named: dict[str, PauseConfig]) -> dict[str, np.ndarray]:
+        """Seconds of each round; names that end in "padded" are padded."""
+        calls: list[Callable[[], object]] = []
+        for name, pause in named.items():
+            call = partial(self.model, batch, pause, upsample=False)
+            calls.append(partial(self._padded, call) if name.endswith("padded") else call)
+        taken = time_interleaved(calls, rounds=self.rounds, warmup=1, device=batch.device)
+        return {name: np.array(own) for name, own in zip(named, taken, strict=True)}
+
+    def _padded(self, call: Callable[[], object]) -> object:
+        with padding():
+            return call()
+
+
+def measure(model: Segmenter, dataset: Dataset, args: argparse.Namespace) -> Iterator[Row]:
+    """Rows of one (layer, ratio) after another."""
+    size = (args.image_size[0], args.image_size[1])
+    device, timer = model.pixel_mean.device, Timer(model, args.rounds)
+    check_padding(model, dataset, size)
+    for text in args.pauses:
+        ((layer, ratio),) = PauseConfig.parse(text).steps
+        scores = entropies_at(model, dataset, layer, size)
+        threshold = threshold_for(scores, ratio)
+        modes = {
+            "fixed": PauseConfig(((layer, ratio),)),
+            "@batch": PauseConfig(((layer, BatchShare(ratio)),)),
+            "nats": PauseConfig(((layer, threshold),)),
+        }
+        results = evaluate(model, dataset, list(modes.values()), batch_size=args.batch_size, progress=True)
+        times: dict[str, list[np.ndarray]] = {}
+        indices = spread_indices(len(dataset), args.batches * args.batch_size)
+        for places in np.reshape(indices, (args.batches, args.batch_size)).T.reshape(args.batches, -1):
+            batch = torch.stack([image_of(dataset, int(place), size) for place in places]).to(device)
+            own_share = float(paused_below(scores[places], threshold.nats, threshold.high).mean() / scores.shape[1])
+            named = {"none": NO_PAUSE, **modes, "@batch padded": modes["@batch"], "nats padded": modes["nats"]}
+            named["as many as nats"] = PauseConfig(((layer, own_share),))
+            for name, seconds in timer(batch, named).items():
+                times.setdefault(name, []).append(seconds)
+        seconds = {name: np.concatenate(parts) for name, parts in times.items()}
+        for (mode, pause), result in zip(modes.items(), results, strict=True):
+            equal = seconds["as many as nats" if mode == "nats" else "fixed"]
+            row = {"layer": layer, "ratio": ratio, "mode": mode, "pause": str(pause), "miou": f"{result.miou:.2f}"}
+            row |= {"tokens": f"{result.tokens:.4f}", "ms_per_image": ms_per_image(seconds[mode], args.batch_size)}
+            row |= {"speedup": median(seconds["none"] / seconds[mode]), "over_fixed": median(seconds[mode] / equal)}
+            row |= quartiles(seconds[mode] / equal)
+            if mode != "fixed":
+                padded = seconds[f"{mode} padded"]
+                row |= {"padded_speedup": median(seconds["none"] / padded)}
+                row |= {"packed_over_padded": median(padded / seconds[mode])}
+            yield row
+        yield from easy_and_hard(dataset, scores, modes["nats"], timer, args, size, device)
+
+
+def easy_and_hard(dataset, scores, pause, timer, args, size, device) -> Iterator[Row]:
+    """The threshold on the batch of the easiest images and on that of the hardest."""
+    ((layer, threshold),) = pause.steps
+    paused = paused_below(scores, threshold.nats, threshold.high)
+    order = np.argsort(-paused, kind="stable")
+    for kind, places in (("easiest", order[: args.batch_size]), ("hardest", order[-args.batch_size :])):
+        batch = torch.stack([image_of(dataset, int(place), size) for place in places]).to(device)
+        seconds = timer(batch, {"none": NO_PAUSE, "nats": pause})
+        yield {
+            "layer": layer,
+            "mode": f"nats, {kind} {args.batch_size}",
+            "pause": str(pause),
+            "paused": f"{paused[places].mean() / scores.shape[1]:.3f}",
+            "ms_per_image": ms_per_image(seconds["nats"], args.batch_size),
+            "speedup": median(seconds["none"] / seconds["nats"]),
+        }
+
+
+def check_padding(model: Segmenter, dataset: Dataset, size: tuple[int, int]) -> None:
+    """That padding computes the same, else its time says nothing."""
+    batch = torch.stack([image_of(dataset, i, size) for i in range(2)]).to(model.pixel_mean.device)
+    packed = model(batch, "3:0.6@batch", upsample=False)
+    with padding():
+        padded = model(batch, "3:0.6@batch", upsample=False)
+    assert torch.allclose(packed.logits, padded.logits, atol=1e-2), (packed.logits - padded.logits).abs().max()
+
+
+def ms_per_image(seconds: np.ndarray, batch_size: int) -> str:
+    return f"{1000 * np.median(seconds) / batch_size:.2f}"
+
+
+def median(values: np.ndarray) -> str:
+    return f"{np.median(values):.3f}"
+
+
+def quartiles(values: np.ndarray) -> Row:
+    low, high = np.percentile(values, (25, 75))
+    return {"over_fixed_low": f"{low:.3f}", "over_fixed_high": f"{high:.3f}"}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--root")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--pauses", nargs="+", default=["3:0.4", "5:0.6", "5:0.8"], help="one layer and ratio each")
+    parser.add_argument("--image-size", type=int, nargs=2, default=[360, 480], metavar=("H", "W"))
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batches", type=int, default=3, help="timed batches of different images")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=Path("runs/adaptive.csv"))
+    args = parser.parse_args(argv)
+    rows: list[Row] = []
+    try:
+        model = open_segmenter(args.model).eval().to(choose_device(args.device))
+        dataset = create_dataset(args.data, args.split, args.root)
+        about = {"model": args.model, "data": args.data, "split": args.split, "num_images": len(dataset)}
+        about |= {"batch_size": args.batch_size, "batches": args.batches, "rounds": args.rounds}
+        about |= {"image_size": "x".join(map(str, args.image_size)), "dtype": "float32"}
+        with torch.inference_mode():
+            for row in measure(model, dataset, args):
+                rows.append({**row, **about, **state_of(model.pixel_mean.device)})
+                print(row, flush=True)
+                write_rows(args.out, rows)
+    except InputError as error:
+        parser.error(str(error))
+    print(f"written to {args.out}")
+
+
+if __name__ == "__main__":
+    main()

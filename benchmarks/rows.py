@@ -1,0 +1,34 @@
+"""What the scripts here share: a CSV with one row for each measurement, and the conditions in every row.
+
+Knows nothing of what is measured.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from paumer.benchmark import conditions
+from paumer.files import write_beside
+
+Row = dict[str, Any]
+
+
+def state_of(device: torch.device) -> Row:
+    """Device, threads, load and versions, flat enough for a cell each."""
+    state = dict(conditions(device))
+    return {**state, "versions": json.dumps(state["versions"])}
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Replaces the file once it is complete; a column that a row lacks stays empty."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    with write_beside(path) as beside, open(beside, "w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)

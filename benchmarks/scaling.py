@@ -1,0 +1,268 @@
+"""How time and memory grow with resolution, batch, size of the model and depth of the pause, beside the formula.
+
+Every job is a process of its own. Times: the unpaused model and all configurations in turns, median of the rounds, with
+the final enlargement, eager, inference mode. Memory: by how much one forward pass makes a fresh process grow at its
+peak (Linux; on CUDA what torch allocated), of `forward`, which gives logits of all pixels, and of `segment`, which
+gives the mask alone. `gflop_per_s` is the formula's arithmetic over the time: where it stays level, the formula tells
+the time.
+
+    python benchmarks/scaling.py --out OUT.csv            # about half an hour on two CPU cores
+    python benchmarks/scaling.py --device cuda --dtype bfloat16 --out OUT.csv
+    python benchmarks/scaling.py --plot OUT.csv           # draws OUT.png from a finished table
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from rows import Row, state_of, write_rows
+from torch import Tensor
+from tqdm import tqdm
+
+from paumer.benchmark import DTYPES, resident_growth, time_interleaved
+from paumer.device import choose_device
+from paumer.errors import InputError
+from paumer.inference import InferenceConfig, segment_image
+from paumer.model import Segmenter, create_model
+from paumer.model.cost import flop_formula
+from paumer.pause import NO_PAUSE, PauseConfig
+
+SIZES = {
+    "Ti": "vit_tiny_patch16_384",
+    "S": "vit_small_patch16_384",
+    "B": "vit_base_patch16_384",
+    "L": "vit_large_patch16_384",
+}
+PAUSES = ("5:0.6", "3:0.4,5:0.4,7:0.4")
+RESOLUTIONS = ((512, 512), (768, 768), (1024, 1024), (1024, 2048), (1536, 1536), (2048, 2048))
+
+
+def plan(device: str) -> list[Row]:
+    """What is measured: (study, model, image size, batch, configurations)."""
+    large = device == "cuda"
+    jobs: list[Row] = []
+
+    def add(study: str, size: str, image_size: tuple[int, int], batch_size: int, pauses: Sequence[str]) -> None:
+        jobs.append(
+            dict(study=study, size=size, image_size=image_size, batch_size=batch_size, pauses=list(pauses), whole=True)
+        )
+
+    for size in ("Ti", "S", "B", "L") if large else ("Ti", "S"):
+        for image_size in RESOLUTIONS if size == "Ti" or large else RESOLUTIONS[:4]:
+            add("resolution", size, image_size, 1, PAUSES)
+    for size in SIZES:
+        add("model", size, (512, 512), 1, PAUSES)
+    for batch_size in (1, 2, 4, 8, 16, 32) if large else (1, 2, 4, 8):
+        add("batch", "Ti", (512, 512), batch_size, PAUSES)
+    add("depth", "Ti", (1024, 1024), 1, [f"{layer}:0.6" for layer in (1, 3, 5, 7, 9, 11)])
+    for crop, stride in (((768, 768), (512, 512)), ((512, 512), (512, 512))):
+        window = dict(crop_size=crop, stride=stride)
+        jobs.append(
+            dict(study="window", size="Ti", image_size=(1024, 2048), batch_size=1, pauses=list(PAUSES), **window)
+        )
+    return jobs
+
+
+# -- one job, in a process of its own ----------------------------------------------------------------------------------
+
+
+def work(job: Row) -> list[Row]:
+    device = choose_device(job["device"])
+    model, images = load(job, device)
+    forward = forward_of(job, model)
+    pauses = [NO_PAUSE, *map(PauseConfig.parse, job["pauses"])]
+    with torch.inference_mode():
+        calls = [partial(forward, images, pause) for pause in pauses]
+        start = time.perf_counter()
+        calls[0]()
+        first = time.perf_counter() - start
+        # A quarter of an hour for one row helps nobody.
+        rounds = int(np.clip(60 / (first * len(calls)), 2, job["rounds"]))
+        seconds = time_interleaved(calls, rounds=rounds, warmup=1 if first < 5 else 0, device=device)
+    rows = []
+    for pause, own in zip(pauses, seconds, strict=True):
+        flops = flops_of(job, model, pause)
+        rows.append(
+            {
+                "pause": str(pause),
+                "rounds": rounds,
+                "ms_per_image": f"{1000 * np.median(own) / job['batch_size']:.2f}",
+                "speedup": f"{np.median(np.divide(seconds[0], own)):.3f}",
+                "gflop_per_image": f"{flops / 1e9:.2f}",
+                "flop_speedup": f"{flops_of(job, model, NO_PAUSE) / flops:.3f}",
+                "gflop_per_s": f"{flops * job['batch_size'] / np.median(own) / 1e9:.1f}",
+                **state_of(device),
+            }
+        )
+    return rows
+
+
+def weigh(job: Row) -> dict[str, int | None]:
+    """Bytes that one call adds to a fresh process; `what` is forward or segment, `pause` the configuration."""
+    device = choose_device(job["device"])
+    model, images = load(job, device)
+    pause = PauseConfig.parse(job["pause"])
+    call = partial(forward_of(job, model), images, pause)
+    if job["what"] == "segment":
+        call = partial(model.segment, images, pause)
+    with torch.inference_mode():
+        model(images[:, :, :64, :64], pause)  # what torch keeps for itself from its first call on
+        if device.type == "cuda":
+            held = torch.cuda.memory_allocated(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            call()
+            return {"bytes": torch.cuda.max_memory_allocated(device) - held}
+        return {"bytes": resident_growth(call)}
+
+
+def load(job: Row, device: torch.device) -> tuple[Segmenter, Tensor]:
+    torch.manual_seed(0)
+    model = create_model(SIZES[job["size"]], num_classes=job["num_classes"], image_size=tuple(job["image_size"]))
+    generator = torch.Generator().manual_seed(0)
+    shape = (job["batch_size"], 3, *job["image_size"])
+    images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    return model.eval().to(device, DTYPES[job["dtype"]]), images.to(device)
+
+
+def forward_of(job: Row, model: Segmenter) -> Callable[[Tensor, PauseConfig], Tensor]:
+    if job.get("whole"):
+        return lambda images, pause: model(images, pause).logits
+    inference = InferenceConfig("slide", tuple(job["crop_size"]), tuple(job["stride"]))
+
+    def in_windows(images: Tensor, pause: PauseConfig) -> Tensor:
+        return segment_image(lambda windows: model(windows, pause).logits, images[0], inference)
+
+    return in_windows
+
+
+def flops_of(job: Row, model: Segmenter, pause: PauseConfig) -> int:
+    """By the formula; a window is an image."""
+    if job.get("whole"):
+        return flop_formula(model, pause, tuple(job["image_size"]))
+    (height, width), (ch, cw), (sh, sw) = job["image_size"], job["crop_size"], job["stride"]
+    windows = (-(-(height - ch) // sh) + 1) * (-(-(width - cw) // sw) + 1)
+    return windows * flop_formula(model, pause, (ch, cw))
+
+
+# -- all of them -------------------------------------------------------------------------------------------------------
+
+
+def run(args: argparse.Namespace) -> None:
+    rows: list[Row] = []
+    common = dict(num_classes=args.num_classes, device=args.device, dtype=args.dtype, rounds=args.rounds)
+    jobs = [{**job, **common} for job in plan(args.device) if not args.studies or job["study"] in args.studies]
+    for job in tqdm(jobs, unit="job"):
+        about = {"study": job["study"], "model": job["size"], "image_size": "x".join(map(str, job["image_size"]))}
+        about |= {"batch_size": job["batch_size"], "num_classes": args.num_classes, "dtype": args.dtype}
+        about["window"] = "" if job.get("whole") else "{}x{} every {}x{}".format(*job["crop_size"], *job["stride"])
+        for row in in_process("work", job):
+            for what in ("forward", "segment") if job.get("whole") else ("forward",):
+                weight = in_process("weigh", {**job, "pause": row["pause"], "what": what})["bytes"]
+                row[f"{what}_mib"] = "" if weight is None else round(weight / 2**20)
+            rows.append({**about, **row})
+            write_rows(args.out, rows)
+    print(f"written to {args.out}")
+
+
+def in_process(what: str, job: Row) -> list[Row] | Row:
+    words = [sys.executable, __file__, "--worker", what, "--job", json.dumps(job)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"{job['study']} {job['size']} {job['image_size']} failed: {done.stderr.strip()[-300:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def draw(path: Path) -> Path:
+    """Four panels: time by tokens, memory by pixels, speed-up by depth of the pause, arithmetic rate by tokens."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    with open(path, newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7.5), layout="constrained")
+    looks = {"none": ("o", "-"), PAUSES[0]: ("s", "--"), PAUSES[1]: ("^", ":")}
+    colors = {"Ti": "#0072b2", "S": "#d55e00", "B": "#009e73", "L": "#cc79a7"}
+    for row in rows:
+        height, width = map(int, row["image_size"].split("x"))
+        row["tokens"], row["pixels"] = height * width / 256, height * width / 1e6
+    for size, color in colors.items():
+        for pause, (marker, line) in looks.items():
+            own = [r for r in rows if r["study"] == "resolution" and r["model"] == size and r["pause"] == pause]
+            own.sort(key=lambda r: r["tokens"])
+            if not own:
+                continue
+            style = dict(color=color, marker=marker, linestyle=line, markersize=5, label=f"ViT-{size}, {pause}")
+            tokens = [r["tokens"] for r in own]
+            axes[0, 0].plot(tokens, [float(r["ms_per_image"]) / 1000 for r in own], **style)
+            axes[1, 1].plot(tokens, [float(r["gflop_per_s"]) for r in own], **style)
+    axes[0, 0].set(xscale="log", yscale="log", xlabel="tokens of the image", ylabel="seconds per image", title="Time")
+    axes[1, 1].set(xscale="log", xlabel="tokens of the image", ylabel="GFLOP/s", title="Arithmetic per second")
+    axes[1, 1].set_ylim(bottom=0)
+    tiny = [r for r in rows if r["study"] == "resolution" and r["model"] == "Ti" and r["pause"] == "none"]
+    tiny.sort(key=lambda r: r["pixels"])
+    for what, marker, line, text in (
+        ("forward", "o", "-", "logits of all pixels"),
+        ("segment", "s", "--", "mask alone"),
+    ):
+        values = [float(r[f"{what}_mib"]) for r in tiny]
+        axes[0, 1].plot([r["pixels"] for r in tiny], values, marker=marker, linestyle=line, color="#0072b2", label=text)
+    axes[0, 1].set(xlabel="megapixels", ylabel="MiB at the peak, weights not counted", title="Memory, ViT-Ti, unpaused")
+    depth = [r for r in rows if r["study"] == "depth" and r["pause"] != "none"]
+    layers = [int(r["pause"].split(":")[0]) for r in depth]
+    axes[1, 0].plot(layers, [float(r["speedup"]) for r in depth], "o-", color="#0072b2", label="measured")
+    axes[1, 0].plot(layers, [float(r["flop_speedup"]) for r in depth], "--", color="#666666", label="arithmetic")
+    axes[1, 0].set(
+        xlabel="layer after which 60 % pause", ylabel="speed-up", title="Depth of the pause, ViT-Ti, 1024x1024"
+    )
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    first = rows[0]
+    figure.suptitle(
+        f"{first['device_name']}, {first['threads']} threads, {first['dtype']}, {first['num_classes']} classes",
+        fontsize=10,
+    )
+    target = path.with_suffix(".png")
+    figure.savefig(target, dpi=130)
+    return target
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--studies", nargs="+", default=[], help="resolution, model, batch, depth, window; default: all"
+    )
+    parser.add_argument("--num-classes", type=int, default=19)
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--rounds", type=int, default=7, help="at most; fewer where a round takes long")
+    parser.add_argument("--out", type=Path, default=Path("runs/scaling.csv"))
+    parser.add_argument("--plot", type=Path, help="a finished table, to be drawn")
+    parser.add_argument("--worker", choices=("work", "weigh"), help=argparse.SUPPRESS)
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    try:
+        if args.worker:
+            print(json.dumps({"work": work, "weigh": weigh}[args.worker](json.loads(args.job))))
+        elif args.plot:
+            print(f"drawn: {draw(args.plot)}")
+        else:
+            run(args)
+    except InputError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The scripts under benchmarks/ in miniature: that they run to their end, and that what they write adds up."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import BACKBONE, random_images, tiny_model
+
+from paumer.pause import NO_PAUSE, PauseConfig, Threshold
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SCENES = BENCHMARKS.parent / "checkpoints" / "scenes-vit-tiny"
+
+
+@pytest.fixture(autouse=True)
+def on_the_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def rows_of(path):
+    with open(path, newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def check_conditions(row):
+    assert row["device"] == "cpu" and row["threads"] and "torch" in json.loads(row["versions"])
+
+
+def test_ideal_compares_the_whole_with_the_sum_of_its_layers(tmp_path):
+    import ideal
+
+    words = ["--backbones", BACKBONE, "--num-classes", 5, "--pauses", "2:0.5", "--image-size", 64, 96]
+    words += ["--batch-sizes", 1, "auto", "--rounds", 2, "--warmup", 0, "--device", "cpu", "--out", tmp_path / "i.csv"]
+    ideal.main(list(map(str, words)))
+    rows = rows_of(tmp_path / "i.csv")
+    assert [(row["batch"], row["pause"]) for row in rows] == [
+        ("1", "none"), ("1", "2:0.5"), ("auto", "none"), ("auto", "2:0.5")
+    ]  # fmt: skip
+    for row in rows:
+        check_conditions(row)
+        assert float(row["of_ideal"]) > 0 and float(row["over_2021"]) > 0
+    assert float(rows[1]["flop_speedup"]) > 1
+
+
+def test_the_segmenter_of_2021_gives_the_same_logits():
+    from segmenter_2021 import Segmenter2021
+
+    model = tiny_model()
+    with torch.inference_mode():
+        expected = model(random_images(2, 64, 96), upsample=False).logits
+        torch.testing.assert_close(Segmenter2021(model)(random_images(2, 64, 96)), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_bytes_touched_counts_what_kernels_read_and_write():
+    import ideal
+
+    a, b = torch.ones(10, 20), torch.ones(20, 5)
+    assert ideal.bytes_touched(lambda: a @ b) == 4 * (200 + 100 + 50)
+    assert ideal.bytes_touched(lambda: a.view(20, 10).t()) == 0
+    assert ideal.bytes_touched(lambda: a.add_(1)) == 4 * (200 + 200)
+
+
+@torch.inference_mode()
+def test_padding_computes_what_packing_does():
+    import adaptive
+
+    model, images = tiny_model(seed=1), torch.cat([random_images(3), random_images(1) // 16 + 100])
+    packed = model(images, "2:0.5@batch")
+    assert len(set(packed.trace.num_running(6)[:, -1].tolist())) > 1
+    with adaptive.padding():
+        padded = model(images, "2:0.5@batch")
+    torch.testing.assert_close(padded.logits, packed.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_the_threshold_pauses_as_many_as_the_ratio():
+    import adaptive
+
+    scores = torch.rand(20, 50, generator=torch.Generator().manual_seed(0)).numpy() ** 2
+    for ratio in (0.2, 0.6):
+        threshold = adaptive.threshold_for(scores, ratio)
+        paused = adaptive.paused_below(scores, threshold.nats, threshold.high)
+        assert paused.mean() == pytest.approx(50 * ratio, abs=0.6)
+
+
+def test_adaptive_compares_budgets_at_equal_tokens(tmp_path):
+    import adaptive
+
+    words = [SCENES, "--data", "scenes", "--pauses", "5:0.6", "--image-size", 48, 64, "--batch-size", 2]
+    words += ["--batches", 1, "--rounds", 1, "--device", "cpu", "--out", tmp_path / "a.csv"]
+    dataset = adaptive.create_dataset("scenes", "val", num_images=4, size=(48, 64))
+    original, adaptive.create_dataset = adaptive.create_dataset, lambda *_: dataset
+    try:
+        adaptive.main(list(map(str, words)))
+    finally:
+        adaptive.create_dataset = original
+    rows = rows_of(tmp_path / "a.csv")
+    assert [row["mode"] for row in rows] == ["fixed", "@batch", "nats", "nats, easiest 2", "nats, hardest 2"]
+    for row in rows:
+        check_conditions(row)
+    fixed, batch, nats = rows[:3]
+    assert float(batch["tokens"]) == pytest.approx(float(fixed["tokens"]), abs=0.02)
+    assert float(nats["tokens"]) == pytest.approx(float(fixed["tokens"]), abs=0.05)
+    ((layer, threshold),) = PauseConfig.parse(nats["pause"]).steps
+    assert layer == 5 and isinstance(threshold, Threshold)
+    assert float(rows[3]["paused"]) >= float(rows[4]["paused"])
+
+
+def test_training_steps_are_compared_draw_by_draw(tmp_path):
+    import training_step
+
+    words = ["--backbones", "vit_tiny_patch16_384", "--num-classes", 5, "--crops", 32, "--batch-size", 1]
+    training_step.main([*map(str, words), "--rounds", "2", "--device", "cpu", "--out", str(tmp_path / "t.csv")])
+    (row,) = rows_of(tmp_path / "t.csv")
+    check_conditions(row)
+    assert float(row["drawn_over_plain"]) > 0 and float(row["scored_over_plain"]) > 0
+
+
+def test_scaling_measures_and_weighs_a_job(monkeypatch):
+    import scaling
+
+    monkeypatch.setitem(scaling.SIZES, "Ti", BACKBONE)
+    common = {"num_classes": 5, "device": "cpu", "dtype": "float32", "rounds": 2}
+    whole = {"study": "x", "size": "Ti", "image_size": [64, 128], "batch_size": 2, "pauses": ["2:0.5"], "whole": True}
+    rows = scaling.work({**whole, **common})
+    assert [row["pause"] for row in rows] == ["none", "2:0.5"] and float(rows[1]["flop_speedup"]) > 1
+    for what in ("forward", "segment"):
+        assert scaling.weigh({**whole, **common, "pause": "2:0.5", "what": what}).keys() == {"bytes"}
+    window = {"study": "x", "size": "Ti", "image_size": [64, 128], "batch_size": 1, "pauses": [], "crop_size": [64, 64]}
+    (row,) = scaling.work({**window, "stride": [32, 32], **common})
+    model = tiny_model()
+    one = scaling.flop_formula(model, NO_PAUSE, (64, 64))
+    assert float(row["gflop_per_image"]) == pytest.approx(3 * one / 1e9, abs=0.01)
+
+
+def test_every_job_of_the_plan_can_be_read():
+    import scaling
+
+    for device in ("cpu", "cuda"):
+        for job in scaling.plan(device):
+            assert json.loads(json.dumps(job))["size"] in scaling.SIZES
+            for pause in job["pauses"]:
+                PauseConfig.parse(pause).check_depth(12)
