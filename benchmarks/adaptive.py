@@ -2,8 +2,10 @@
 
 For each layer and ratio: the same share of each image, the same share of the batch (`5:0.6@batch`), and a threshold
 chosen so that over the whole split as many tokens pause (`5:0.35nats`). Times are of batches of different images, in
-turns; beside the packed way stands what most code does, padding to the longest image with a mask. A threshold pauses
-another number in every batch, so its time is compared with the fixed share that pauses as many in that batch.
+turns; beside the packed way stand padding to the longest image of the batch with a mask, and what most code does, which
+is to keep all tokens and to mask those that paused. A threshold pauses another number in every batch, so its time is
+compared with the fixed share that pauses as many in that batch. For each threshold there are three more batches: the
+images that pause most, those that pause least, and half and half.
 
     python benchmarks/adaptive.py checkpoints/camvid-vit-tiny --data camvid --root CAMVID --out OUT.csv
 """
@@ -11,6 +13,7 @@ another number in every batch, so its time is compared with the fixed share that
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -34,10 +37,11 @@ from paumer.model import Segmenter, encoder
 from paumer.pause import NO_PAUSE, BatchShare, PauseConfig, Threshold, num_to_pause
 
 
-def run_padded(block: nn.Module, x: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """The usual way: every image as long as the longest, with a mask that hides what was added."""
+def run_padded(block: nn.Module, x: Tensor, lengths: tuple[int, ...], *, longest: int = 0) -> Tensor:
+    """Every image as long as the longest, or as ``longest``, with a mask that hides what was added."""
     parts = x[0].split(lengths)
     padded = nn.utils.rnn.pad_sequence(list(parts), batch_first=True)  # (B, longest, D)
+    padded = F.pad(padded, (0, 0, 0, max(longest - padded.shape[1], 0)))
     numbers = torch.tensor(lengths, device=x.device)
     mask = torch.arange(padded.shape[1], device=x.device) < numbers[:, None]
     y = block(padded, attn_mask=mask[:, None, None])
@@ -45,10 +49,10 @@ def run_padded(block: nn.Module, x: Tensor, lengths: tuple[int, ...]) -> Tensor:
 
 
 @contextmanager
-def padding() -> Iterator[None]:
+def padding(longest: int = 0) -> Iterator[None]:
     """Within it images of different lengths are padded."""
     packed = encoder.run_packed
-    encoder.run_packed = run_padded
+    encoder.run_packed = partial(run_padded, longest=longest)
     try:
         yield
     finally:
@@ -94,16 +98,18 @@ class Timer:
         self.model, self.rounds = model, rounds
 
     def __call__(self, batch: Tensor, named: dict[str, PauseConfig]) -> dict[str, np.ndarray]:
-        """Seconds of each round; names that end in "padded" are padded."""
+        """Seconds of each round; names that end in "padded" are padded, in "masked" to the number of all tokens."""
+        num_tokens = math.prod(self.model.grid_of(*batch.shape[-2:])) + self.model.encoder.num_prefix_tokens
         calls: list[Callable[[], object]] = []
         for name, pause in named.items():
             call = partial(self.model, batch, pause, upsample=False)
-            calls.append(partial(self._padded, call) if name.endswith("padded") else call)
+            longest = {"padded": 0, "masked": num_tokens}.get(name.split()[-1])
+            calls.append(call if longest is None else partial(self._padded, call, longest))
         taken = time_interleaved(calls, rounds=self.rounds, warmup=1, device=batch.device)
         return {name: np.array(own) for name, own in zip(named, taken, strict=True)}
 
-    def _padded(self, call: Callable[[], object]) -> object:
-        with padding():
+    def _padded(self, call: Callable[[], object], longest: int) -> object:
+        with padding(longest):
             return call()
 
 
@@ -127,7 +133,8 @@ def measure(model: Segmenter, dataset: Dataset, args: argparse.Namespace) -> Ite
         for places in np.reshape(indices, (args.batches, args.batch_size)).T.reshape(args.batches, -1):
             batch = torch.stack([image_of(dataset, int(place), size) for place in places]).to(device)
             own_share = float(paused_below(scores[places], threshold.nats, threshold.high).mean() / scores.shape[1])
-            named = {"none": NO_PAUSE, **modes, "@batch padded": modes["@batch"], "nats padded": modes["nats"]}
+            named = {"none": NO_PAUSE, **modes}
+            named |= {f"{mode} {way}": modes[mode] for mode in ("@batch", "nats") for way in ("padded", "masked")}
             named["as many as nats"] = PauseConfig(((layer, own_share),))
             for name, seconds in timer(batch, named).items():
                 times.setdefault(name, []).append(seconds)
@@ -139,9 +146,7 @@ def measure(model: Segmenter, dataset: Dataset, args: argparse.Namespace) -> Ite
             row |= {"speedup": median(seconds["none"] / seconds[mode]), "over_fixed": median(seconds[mode] / equal)}
             row |= quartiles(seconds[mode] / equal)
             if mode != "fixed":
-                padded = seconds[f"{mode} padded"]
-                row |= {"padded_speedup": median(seconds["none"] / padded)}
-                row |= {"packed_over_padded": median(padded / seconds[mode])}
+                row |= against_padding(seconds, mode)
             yield row
         yield from easy_and_hard(dataset, scores, modes["nats"], timer, args, size, device)
 
@@ -151,17 +156,27 @@ def easy_and_hard(dataset, scores, pause, timer, args, size, device) -> Iterator
     ((layer, threshold),) = pause.steps
     paused = paused_below(scores, threshold.nats, threshold.high)
     order = np.argsort(-paused, kind="stable")
-    for kind, places in (("easiest", order[: args.batch_size]), ("hardest", order[-args.batch_size :])):
+    half = args.batch_size // 2
+    batches = {"easiest": order[: args.batch_size], "hardest": order[-args.batch_size :]}
+    batches["half and half"] = np.concatenate([order[:half], order[half - args.batch_size :]])
+    for kind, places in batches.items():
         batch = torch.stack([image_of(dataset, int(place), size) for place in places]).to(device)
-        seconds = timer(batch, {"none": NO_PAUSE, "nats": pause})
+        seconds = timer(batch, {"none": NO_PAUSE, "nats": pause, "nats padded": pause, "nats masked": pause})
         yield {
             "layer": layer,
-            "mode": f"nats, {kind} {args.batch_size}",
+            "mode": f"nats, {kind}",
             "pause": str(pause),
             "paused": f"{paused[places].mean() / scores.shape[1]:.3f}",
             "ms_per_image": ms_per_image(seconds["nats"], args.batch_size),
             "speedup": median(seconds["none"] / seconds["nats"]),
+            **against_padding(seconds, "nats"),
         }
+
+
+def against_padding(seconds: dict[str, np.ndarray], mode: str) -> Row:
+    return {f"{way}_speedup": median(seconds["none"] / seconds[f"{mode} {way}"]) for way in ("padded", "masked")} | {
+        f"packed_over_{way}": median(seconds[f"{mode} {way}"] / seconds[mode]) for way in ("padded", "masked")
+    }
 
 
 def check_padding(model: Segmenter, dataset: Dataset, size: tuple[int, int]) -> None:

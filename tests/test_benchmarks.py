@@ -71,9 +71,10 @@ def test_padding_computes_what_packing_does():
     model, images = tiny_model(seed=1), torch.cat([random_images(3), random_images(1) // 16 + 100])
     packed = model(images, "2:0.5@batch")
     assert len(set(packed.trace.num_running(6)[:, -1].tolist())) > 1
-    with adaptive.padding():
-        padded = model(images, "2:0.5@batch")
-    torch.testing.assert_close(padded.logits, packed.logits, atol=1e-4, rtol=1e-4)
+    for longest in (0, 17):
+        with adaptive.padding(longest):
+            padded = model(images, "2:0.5@batch")
+        torch.testing.assert_close(padded.logits, packed.logits, atol=1e-4, rtol=1e-4)
 
 
 def test_the_threshold_pauses_as_many_as_the_ratio():
@@ -98,7 +99,14 @@ def test_adaptive_compares_budgets_at_equal_tokens(tmp_path):
     finally:
         adaptive.create_dataset = original
     rows = rows_of(tmp_path / "a.csv")
-    assert [row["mode"] for row in rows] == ["fixed", "@batch", "nats", "nats, easiest 2", "nats, hardest 2"]
+    assert [row["mode"] for row in rows] == [
+        "fixed",
+        "@batch",
+        "nats",
+        "nats, easiest",
+        "nats, hardest",
+        "nats, half and half",
+    ]
     for row in rows:
         check_conditions(row)
     fixed, batch, nats = rows[:3]
@@ -144,3 +152,15 @@ def test_every_job_of_the_plan_can_be_read():
             assert json.loads(json.dumps(job))["size"] in scaling.SIZES
             for pause in job["pauses"]:
                 PauseConfig.parse(pause).check_depth(12)
+
+
+def test_the_mask_is_timed_on_real_logits_and_on_noise(tmp_path):
+    import mask
+
+    words = [SCENES, "--data", "scenes", "--num-classes", 12, "--image-size", 64, 96, "--rounds", 1, "--device", "cpu"]
+    mask.main(list(map(str, [*words, "--out", tmp_path / "m.csv"])))
+    rows = rows_of(tmp_path / "m.csv")
+    assert [row["logits"] for row in rows] == ["real", "noise"]
+    for row in rows:
+        check_conditions(row)
+        assert int(row["pixels"]) == 64 * 96 and int(row["pixels_that_differ"]) <= 2
