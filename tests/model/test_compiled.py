@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import shutil
 
 import pytest
 import torch
@@ -14,6 +16,9 @@ from paumer.errors import InputError
 from paumer.model import COMPILE_MODES, compile_segmenter, compiled
 from paumer.model.compiled import clone_output
 
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))), reason="torch builds graphs in C++"
+)
 PAUSES = ["none", "2:0.5,4:0.4", "3:0.5", "1:0.3,2:0.4", "5:0.9", "2:1.2nats", "2:0.5@batch"]
 
 
@@ -24,7 +29,7 @@ def no_graphs():
     compiled._say_once.cache_clear()
 
 
-@pytest.mark.slow
+@needs_compiler
 @torch.inference_mode()
 def test_blocks_share_their_graphs_over_all_configurations_and_equal_eager():
     model = tiny_model(drop_path_rate=0.0, decoder="linear")
@@ -40,7 +45,7 @@ def test_blocks_share_their_graphs_over_all_configurations_and_equal_eager():
     assert counters["stats"]["unique_graphs"] == made
 
 
-@pytest.mark.slow
+@needs_compiler
 @torch.inference_mode()
 def test_a_full_graph_equals_eager_and_is_made_once_per_configuration():
     model = tiny_model(decoder="linear")
