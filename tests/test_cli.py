@@ -100,6 +100,21 @@ def test_val_limits_and_slides(model_folder, data_yaml, capsys):
     assert row["inference"]["mode"] == "slide" and row["inference"]["flip"] and row["inference"]["scales"] == [0.5, 1.0]
 
 
+def test_val_and_predict_take_batches_and_budgets(model_folder, data_yaml, tmp_path, capsys):
+    pauses = ["5:0.6", "5:0.6@batch", "5:0.5nats[0.1-0.8]"]
+    assert run("val", model_folder, "--data", data_yaml, "--pauses", *pauses, "--batch-size", 3) == 0
+    out = capsys.readouterr().out
+    rows = json_lines(out)
+    assert [row["pause"] for row in rows] == pauses and {row["batch_size"] for row in rows} == {3}
+    # Of 12 patches 5 run through seven of twelve layers; of the 36 of a batch 15 do.
+    assert [row["tokens"] for row in rows[:2]] == pytest.approx([(5 * 12 + 7 * 5) / 144] * 2)
+    assert "66.0 %" in out
+    words = ["predict", model_folder, data_yaml.parent / "images", "--pause", pauses[1], "--out", tmp_path / "out"]
+    assert run(*words, "--batch-size", 3) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert sum(line["paused_shares"]["5"] for line in lines) == pytest.approx(21 / 12, abs=1e-5)
+
+
 def test_predict_does_the_good_files_reports_the_bad_one_and_says_so_in_the_exit_code(
     model_folder, data_yaml, tmp_path, capsys
 ):
@@ -197,6 +212,23 @@ BAD_INPUT = {
     "unknown criterion": (
         ["val", "{model}", "--data", "{data}", "--pauses", "5:0.5", "--criterion", "entropi"],
         "entropy",
+    ),
+    "threshold of another criterion": (
+        ["val", "{model}", "--data", "{data}", "--pauses", "5:0.3nats", "--criterion", "margin"],
+        "in place of 'margin'",
+    ),
+    "bounds the wrong way round": (
+        ["val", "{model}", "--data", "{data}", "--pauses", "5:0.3nats[0.8-0.1]"],
+        "[0.1-0.8]",
+    ),
+    "share beyond its bounds": (
+        ["predict", "{model}", "{image}", "--out", "{out}", "--pause", "5:0.95@batch"],
+        "outside 0.0-0.9",
+    ),
+    "empty batch to score": (["val", "{model}", "--data", "{data}", "--batch-size", "0"], "at least 1 image, got 0"),
+    "empty batch to predict": (
+        ["predict", "{model}", "{image}", "--out", "{out}", "--batch-size", "0"],
+        "at least 1 image, got 0",
     ),
     "no such model": (["val", "{out}", "--data", "{data}"], "no model at"),
     "unknown data": (["val", "{model}", "--data", "cityscape", "--root", "x"], "cityscapes"),

@@ -286,6 +286,111 @@ def test_the_figure_has_a_column_per_layer_and_legends(predictor):
     assert plain.size == (90, 70) and explained.height > 70
 
 
+# --- several images --------------------------------------------------------------------------------------------------
+
+SIZES = [(70, 90), (48, 64), (70, 90), (33, 47), (48, 64), (70, 90)]
+
+
+def photos(sizes=SIZES):
+    return [photo(*size, seed=seed) for seed, size in enumerate(sizes)]
+
+
+def assert_same_prediction(one, other):
+    """Patches to the last one; pixels but for one or two, which rounding may decide."""
+    np.testing.assert_array_equal(one.image, other.image)
+    assert one.mask.shape == other.mask.shape and one.mask.dtype == other.mask.dtype
+    assert (one.mask == other.mask).mean() > 0.999
+    assert (one.patches is None) == (other.patches is None)
+    if one.patches is not None:
+        np.testing.assert_array_equal(one.paused_at, other.paused_at)
+        assert one.entropy.keys() == other.entropy.keys() and one.patches.size == other.patches.size
+        for layer, values in one.entropy.items():
+            np.testing.assert_allclose(values, other.entropy[layer], atol=1e-4)
+
+
+@pytest.mark.parametrize("pause", ["none", PAUSE, "3:0.6nats,5:0.4"])
+def test_several_images_are_as_one_by_one_in_their_order(predictor, pause):
+    for one, image in zip(predictor.predict_batch(photos(), pause), photos(), strict=True):
+        assert_same_prediction(one, predictor(image, pause))
+        assert str(one.pause) == pause
+
+
+def test_images_of_one_size_go_through_the_model_together(model, predictor, monkeypatch):
+    batches = []
+    real = model.segment
+    monkeypatch.setattr(
+        model, "segment", lambda images, *args, **kw: batches.append(images.shape) or real(images, *args, **kw)
+    )
+    predictor.predict_batch(photos())
+    assert batches == [(3, 3, 70, 90), (2, 3, 48, 64), (1, 3, 33, 47)]
+
+
+def test_images_of_every_form_stay_in_their_order(predictor, tmp_path):
+    array, other = photo(), photo(seed=1)
+    Image.fromarray(other).save(tmp_path / "other.png")
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    given = [array, tensor / 255, tmp_path / "other.png", tensor, Image.fromarray(other), other[..., 0], tensor / 255]
+    found = predictor.predict_batch(given)
+    shown = [array, array, other, array, other, np.repeat(other[..., :1], 3, axis=2), array]
+    for one, pixels in zip(found, shown, strict=True):
+        np.testing.assert_array_equal(one.image, pixels)
+        assert_same_prediction(one, predictor(pixels))
+
+
+def test_no_images_have_no_predictions_and_a_bad_one_is_told(predictor):
+    assert predictor.predict_batch([]) == []
+    with pytest.raises(InputError, match="float64"):
+        predictor.predict_batch([photo(), np.zeros((4, 4, 3))])
+
+
+def test_a_share_of_the_batch_pauses_as_in_a_direct_call(model, predictor):
+    images, pause = [np.full((64, 64, 3), 128, np.uint8), *photos([(64, 64)] * 3)], "3:0.5@batch"
+    together = predictor.predict_batch(images, pause)
+    with torch.inference_mode():
+        output = model(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), pause)
+    for i, one in enumerate(together):
+        np.testing.assert_array_equal(one.paused_at, output.trace.paused_at()[i])
+        assert (one.mask == output.logits[i].argmax(0).numpy()).mean() > 0.999
+    numbers = [int((one.paused_at == 3).sum()) for one in together]
+    assert sum(numbers) == 32 and numbers != [8] * 4
+    assert [int((predictor(image, pause).paused_at == 3).sum()) for image in images] == [8] * 4
+
+
+def test_batch_mates_of_another_size_share_no_budget(predictor):
+    images = photos([(64, 64), (48, 64)])
+    for one, image in zip(predictor.predict_batch(images, "3:0.5@batch"), images, strict=True):
+        assert_same_prediction(one, predictor(image, "3:0.5@batch"))
+
+
+@pytest.mark.parametrize("setting", [{"mode": "slide", "crop_size": (48, 48)}, {"flip": True}, {"base_size": (96, 96)}])
+def test_several_images_of_other_views_are_as_one_by_one(model, setting):
+    predictor = Predictor(model, PAUSE, inference=InferenceConfig(**setting))
+    for one, image in zip(predictor.predict_batch(photos()[:3]), photos()[:3], strict=True):
+        assert_same_prediction(one, predictor(image))
+
+
+def test_random_pausing_does_not_notice_batch_mates(model):
+    predictor = Predictor(model, PAUSE, criterion="random", seed=3)
+    for one, image in zip(predictor.predict_batch(photos()), photos(), strict=True):
+        assert_same_prediction(one, predictor(image))
+
+
+def test_a_threshold_without_entropies_is_told_before_the_first_image(model):
+    with pytest.raises(InputError, match="compares entropies"):
+        Predictor(model, "3:0.5nats", criterion="random")
+
+
+def test_a_batch_that_does_not_fit_is_one_sentence(predictor, monkeypatch):
+    def segment_images(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("paumer.predictor.segment_images", segment_images)
+    with pytest.raises(InputError, match="a batch of 3 images of 70x90 does not fit"):
+        predictor.predict_batch(photos([(70, 90)] * 3))
+    with pytest.raises(InputError, match="an image of 70x90 does not fit in the memory of cpu"):
+        predictor(photo())
+
+
 # --- many files ------------------------------------------------------------------------------------------------------
 
 
@@ -375,10 +480,79 @@ def test_kinds_that_this_predictor_cannot_show_are_refused_and_not_chosen_by_def
         assert {folder.name for folder in (tmp_path / out).iterdir()} == {"masks", "overlays", "predictions.jsonl"}
 
 
+def test_batches_of_files_leave_what_single_ones_leave(predictor, tmp_path):
+    clip = write_clip(tmp_path / "in/b.mp4", num_frames=2)
+    paths = [
+        save_photo(tmp_path / f"in/{name}.png", seed, size)
+        for seed, (name, size) in enumerate(
+            zip("acdefg", [(40, 60), (40, 60), (33, 47), (40, 60), (40, 60), (33, 47)], strict=True)
+        )
+    ]
+    (tmp_path / "in/damaged.jpg").write_bytes(b"no image")
+    reports = {n: run(predictor, [tmp_path / "in"], tmp_path / f"out{n}", batch_size=n) for n in (1, 3, 50)}
+    single = records(tmp_path / "out1")
+    order = [*paths[:1], clip, *paths[1:3], tmp_path / "in/damaged.jpg", *paths[3:]]
+    assert [record["input"] for record in single] == [str(path) for path in order]
+    files = sorted(path.relative_to(tmp_path / "out1") for path in (tmp_path / "out1").rglob("*.*"))
+    assert len(files) == 4 * 6 + 1 + 1  # mask, overlay, paused and entropy of each image, a video, the manifest
+    for n in (3, 50):
+        out, report = tmp_path / f"out{n}", reports[n]
+        assert files == sorted(path.relative_to(out) for path in out.rglob("*.*"))
+        for file in files:
+            if file.parts[0] == "masks":
+                assert (read_mask(out / file) == read_mask(tmp_path / "out1" / file)).mean() > 0.999
+        for one, other in zip(records(out), single, strict=True):
+            assert list(one) == list(other)  # the same kinds of results
+            for key in one.keys() - {"seconds"}:
+                expected = pytest.approx(other[key], abs=0.002) if key == "shares" else other[key]
+                assert one[key] == expected, key
+        assert report.failed == reports[1].failed and [path for path, _ in report.failed] == [str(order[4])]
+        assert [record["input"] for record in report.done] == [record["input"] for record in reports[1].done]
+
+
+def test_so_many_files_at_a_time_go_through_the_model(predictor, tmp_path, monkeypatch):
+    for i in range(5):
+        save_photo(tmp_path / f"in/{i}.png", i)
+    counts = []
+    real = predictor.predict_batch
+    monkeypatch.setattr(predictor, "predict_batch", lambda images: counts.append(len(images)) or real(images))
+    run(predictor, [tmp_path / "in"], tmp_path / "out", kinds=["mask"], batch_size=2)
+    assert counts == [2, 2, 1]
+
+
+def test_files_share_the_budget_of_their_batch(model, tmp_path):
+    predictor = Predictor(model, "3:0.5@batch")
+    Image.new("RGB", (60, 40), (128, 128, 128)).save(tmp_path / "grey.png")
+    paths = [tmp_path / "grey.png", *(save_photo(tmp_path / f"{i}.png", i) for i in range(2))]
+    report = run(predictor, paths, tmp_path / "out", kinds=["mask", "paused"], batch_size=3)
+    expected = predictor.predict_batch(paths)
+    for record, prediction in zip(report.done, expected, strict=True):
+        assert record["paused_shares"]["3"] == pytest.approx((prediction.paused_at == 3).mean(), abs=1e-6)
+        assert (read_mask(tmp_path / "out" / record["mask"]) == prediction.mask).all()
+    shares = [record["paused_shares"]["3"] for record in report.done]
+    assert np.mean(shares) == pytest.approx(0.5, abs=1e-6) and shares != [0.5] * 3
+
+
+def test_a_batch_in_which_nothing_can_be_read_is_reported(predictor, tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"no image")
+    path = save_photo(tmp_path / "c.png")
+    report = run(predictor, [tmp_path / "a.jpg", tmp_path / "b.jpg", path], tmp_path / "out", batch_size=2)
+    assert len(report.failed) == 2 and len(report.done) == 1
+    assert [("error" in line) for line in records(tmp_path / "out")] == [True, True, False]
+
+
+def test_an_empty_batch_of_files_is_refused(predictor, tmp_path):
+    with pytest.raises(InputError, match="a batch has at least 1 image, got 0"):
+        run(predictor, [save_photo(tmp_path / "a.png")], tmp_path / "out", batch_size=0)
+    assert not (tmp_path / "out").exists()
+
+
 def write_clip(path, num_frames=6, size=(32, 48)):
     pytest.importorskip("av")
     from paumer.video import VideoWriter
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     with VideoWriter(path, 10, size) as writer:
         for i in range(num_frames):
             writer.write(photo(*size, seed=i))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -58,6 +59,36 @@ def slow_machine(monkeypatch):
 def test_the_target_holds_on_this_machine_and_not_where_it_was_swept(folder, slow_machine, target, pause):
     assert str(Predictor(folder, target_throughput=target).pause) == pause
     assert slow_machine[-1] == [(point.pause, (3, 48, 64)) for point in POINTS]
+
+
+# Beside them two whose number of paused patches follows the image.
+FOLLOWING = (
+    Point(PauseConfig.parse("3:0.5@batch"), 69.5, 13.0, 1.3),
+    Point(PauseConfig.parse("3:0.4nats"), 65.0, 16.0, 1.6),
+)
+
+
+def test_what_follows_the_image_has_the_unpaused_speed_here_times_its_speedup_there(model, front, slow_machine):
+    both = replace(front, points=(*POINTS[:1], *FOLLOWING, *POINTS[1:]))
+    points = Predictor(model).time_front(both)
+    assert [(point.pause, point.miou, point.speedup) for point in points] == [
+        (point.pause, point.miou, point.speedup) for point in both.points
+    ]
+    assert [point.images_per_second for point in points] == pytest.approx([5.0, 6.5, 8.0, 7.0, 9.0])
+    # One image of zeros says nothing of them, so they are not run.
+    assert [pause for pause, _ in slow_machine[-1]] == [point.pause for point in POINTS]
+
+
+def test_the_unpaused_speed_is_measured_even_where_the_front_does_not_have_it(model, front, slow_machine):
+    points = Predictor(model).time_front(replace(front, points=FOLLOWING))
+    assert [point.images_per_second for point in points] == pytest.approx([6.5, 8.0])
+    assert [pause for pause, _ in slow_machine[-1]] == [NO_PAUSE]
+
+
+@pytest.mark.parametrize(("target", "pause"), [(6.4, "3:0.5@batch"), (7.9, "3:0.4nats"), (8.5, "2:0.8")])
+def test_a_target_may_choose_what_follows_the_image(model, front, slow_machine, target, pause):
+    both = replace(front, points=(POINTS[0], *FOLLOWING, POINTS[2]))
+    assert str(Predictor(model, target_throughput=target, front=both).pause) == pause
 
 
 def test_a_target_out_of_reach_says_what_this_machine_reaches(folder, slow_machine):

@@ -210,16 +210,16 @@ def _check_free(paths: Iterable[Path]) -> None:
 
 
 def _in_batches(sources: Sequence[_Source], batch_size: int) -> Iterator[list[_Source]]:
-    """Images in their order, so many at a time; each video alone."""
+    """All in their order: images so many at a time, each video alone."""
     images: list[_Source] = []
     for source in sources:
-        if source.is_video:
-            yield [source]
-            continue
-        images.append(source)
-        if len(images) == batch_size:
+        if images and (source.is_video or len(images) == batch_size):
             yield images
             images = []
+        if source.is_video:
+            yield [source]
+        else:
+            images.append(source)
     if images:
         yield images
 

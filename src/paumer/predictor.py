@@ -138,15 +138,16 @@ class Predictor:
         of not pausing here.
         """
         image = torch.zeros(3, *front.image_size, dtype=torch.uint8)
-        fixed = [point for point in front.points if not point.pause.is_adaptive]
-        calls = [partial(self, image, pause) for pause in (NO_PAUSE, *(point.pause for point in fixed))]
+        fixed = [point.pause for point in front.points if not point.pause.is_adaptive]
+        pauses = list(dict.fromkeys([NO_PAUSE, *fixed]))
+        calls = [partial(self, image, pause) for pause in pauses]
         (first,) = time_interleaved(calls[:1], rounds=1, warmup=1, device=self.device)
         rounds = min(max(int(3 / (first[0] * len(calls))), 1), 15)
         seconds = time_interleaved(calls, rounds=rounds, warmup=1, device=self.device)
-        unpaused, *rates = [1 / median(times) for times in seconds]
-        timed = dict(zip((point.pause for point in fixed), rates, strict=True))
+        rates = {pause: 1 / median(times) for pause, times in zip(pauses, seconds, strict=True)}
         return [
-            replace(point, images_per_second=timed.get(point.pause, unpaused * point.speedup)) for point in front.points
+            replace(point, images_per_second=rates.get(point.pause, rates[NO_PAUSE] * point.speedup))
+            for point in front.points
         ]
 
     @torch.inference_mode()
@@ -196,7 +197,7 @@ class Predictor:
                 seeds=[self.seed] * len(images),
             )
         except torch.OutOfMemoryError as error:
-            count = f"{len(images)} images" if len(images) > 1 else "an image"
+            count = f"a batch of {len(images)} images" if len(images) > 1 else "an image"
             raise InputError(
                 f"{count} of {images.shape[2]}x{images.shape[3]} does not fit in the memory of {self.device}: "
                 "make it smaller, or use the mode 'slide'"
