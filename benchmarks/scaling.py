@@ -58,7 +58,7 @@ def plan(device: str) -> list[Row]:
         )
 
     for size in ("Ti", "S", "B", "L") if large else ("Ti", "S"):
-        for image_size in RESOLUTIONS if size == "Ti" or large else RESOLUTIONS[:4]:
+        for image_size in RESOLUTIONS if size == "Ti" or large else RESOLUTIONS[:3]:
             add("resolution", size, image_size, 1, PAUSES)
     for size in SIZES:
         add("model", size, (512, 512), 1, PAUSES)
@@ -166,12 +166,19 @@ def run(args: argparse.Namespace) -> None:
         about |= {"batch_size": job["batch_size"], "num_classes": args.num_classes, "dtype": args.dtype}
         about["window"] = "" if job.get("whole") else "{}x{} every {}x{}".format(*job["crop_size"], *job["stride"])
         for row in in_process("work", job):
-            for what in ("forward", "segment") if job.get("whole") else ("forward",):
+            for what in weighed(job, row["pause"]):
                 weight = in_process("weigh", {**job, "pause": row["pause"], "what": what})["bytes"]
                 row[f"{what}_mib"] = "" if weight is None else round(weight / 2**20)
             rows.append({**about, **row})
             write_rows(args.out, rows)
     print(f"written to {args.out}")
+
+
+def weighed(job: Row, pause: str) -> tuple[str, ...]:
+    """Which calls are weighed: pausing hardly changes the peak, which one study is enough to show."""
+    if not job.get("whole"):
+        return ("forward",) if pause == "none" else ()
+    return ("forward", "segment") if pause == "none" or job["study"] == "model" else ()
 
 
 def in_process(what: str, job: Row) -> list[Row] | Row:
