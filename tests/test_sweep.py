@@ -11,13 +11,15 @@ from tiny import DEPTH, random_images, tiny_model
 from paumer.data import DatasetSpec, Sample
 from paumer.errors import InputError
 from paumer.evaluate import spread_indices
-from paumer.front import skyline
+from paumer.front import Front, skyline
 from paumer.inference import InferenceConfig
+from paumer.model.cost import flop_formula, flops_of_trace
 from paumer.pause import NO_PAUSE, PauseConfig, parse_pauses
 from paumer.sweep import SweepConfig, _Sweep, store_front, sweep, unique_names
 
 NAMES = {"model": "made", "data": "made", "split": "val"}
 PAUSES = tuple(parse_pauses(["2:0.5", "2:0.4,4:0.4"]))
+SHARED, BELOW = parse_pauses(["2:0.63@batch", "2:0.5nats"])
 
 
 class Made:
@@ -294,6 +296,8 @@ def test_a_sweep_of_other_weights_is_refused(model, dataset, tmp_path, machine):
         ({"layers": (9,)}, r"layers 1..6"),
         ({"ratios": (1.2,)}, r"a ratio lies in \[0, 1\)"),
         ({"ratios": ()}, "at least one ratio"),
+        ({"pauses": (BELOW,), "criterion": "random"}, "'2:0.5nats' has a threshold in nats: .*'entropy'"),
+        ({"pauses": (PauseConfig.parse("9:0.5@batch"),)}, r"after layer 9: .* layers 1..6"),
         ({"rounds": 0}, "rounds must be at least 1"),
         ({"search_images": -1}, "search_images must be at least 0"),
         ({"image_size": (0, 5)}, "image size"),
@@ -336,3 +340,131 @@ def test_the_front_goes_into_the_model_folder(model, dataset, tmp_path, machine)
 
 def test_equal_class_names_are_told_apart():
     assert unique_names(["wall", "screen", "wall"]) == ["wall", "screen", "wall (2)"]
+
+
+# --- budgets that follow the image -----------------------------------------------------------------------------------
+
+FOLLOWING = {"pauses": (PAUSES[0], SHARED, BELOW), "search": "none", "batch_size": 2, "rounds": 1}
+
+
+@pytest.fixture
+def watched(model):
+    """The model, and the images and pause of each of its forward passes."""
+    calls = []
+    hook = model.register_forward_hook(lambda _, arguments, output: calls.append(arguments))
+    yield model, calls
+    hook.remove()
+
+
+@pytest.fixture(scope="module")
+def followed(model, dataset, tmp_path_factory):
+    """A sweep of a ratio, a share of the batch and a threshold, in batches of two."""
+    return sweep(model, dataset, config(tmp_path_factory.mktemp("followed"), **FOLLOWING), names=NAMES)
+
+
+def direct(model, dataset, indices, pause):
+    with torch.no_grad():
+        return model(torch.stack([dataset.samples[i].image for i in indices]), pause)
+
+
+# Six images give eight batches of two: all of them in turn.
+TIMED = [[0, 1], [2, 3], [4, 5]] * 2 + [[0, 1], [2, 3]]
+
+
+def test_what_follows_the_image_is_timed_on_several_images_and_all_else_on_the_same(watched, dataset, tmp_path):
+    model, calls = watched
+    result = sweep(model, dataset, config(tmp_path, **FOLLOWING), names=NAMES)
+    assert result.folder.info["timed_images"] == 16 and result.folder.info["batch_size"] == 2
+    expected = [torch.stack([dataset.samples[i].image for i in batch]) for batch in TIMED]
+    for pause in (NO_PAUSE, *FOLLOWING["pauses"]):
+        batches = [images for images, own in calls if own == pause]
+        assert all(torch.equal(*pair) for pair in zip(batches[:8], expected, strict=True)), pause
+
+
+def test_one_batch_is_timed_where_nothing_follows_the_image(watched, dataset, tmp_path):
+    model, calls = watched
+    result = sweep(model, dataset, config(tmp_path, **{**FOLLOWING, "pauses": PAUSES}), names=NAMES)
+    assert result.folder.info["timed_images"] == 2
+    assert {images.shape for images, _ in calls} == {(2, 3, 64, 80)}
+    assert len(torch.cat([images for images, _ in calls]).unique(dim=0)) == 2
+
+
+def test_arithmetic_is_the_mean_over_the_timed_images(model, dataset, followed):
+    rows = followed.folder.times()
+    for pause in (SHARED, BELOW):
+        flops = [flops_of_trace(model, direct(model, dataset, batch, pause).trace) for batch in TIMED]
+        assert rows[pause]["gflops"] == pytest.approx(sum(map(sum, flops)) / 16 / 1e9, rel=1e-9)
+        assert len({cost for batch in flops for cost in batch}) > 2
+    assert rows[PAUSES[0]]["gflops"] == pytest.approx(flop_formula(model, PAUSES[0], (64, 80)) / 1e9, rel=1e-9)
+
+
+def test_single_images_that_follow_are_timed_one_by_one(watched, dataset, tmp_path):
+    model, calls = watched
+    result = sweep(model, dataset, config(tmp_path, **{**FOLLOWING, "batch_size": 1}), names=NAMES)
+    assert result.folder.info["timed_images"] == 8
+    assert {len(images) for images, _ in calls} == {1}
+    flops = [flops_of_trace(model, direct(model, dataset, [i], BELOW).trace)[0] for i in (0, 1, 2, 3, 4, 5, 0, 1)]
+    assert result.folder.times()[BELOW]["gflops"] == pytest.approx(sum(flops) / 8 / 1e9, rel=1e-9)
+
+
+def test_a_share_of_the_batch_is_scored_in_batches_and_all_else_one_by_one(model, dataset, followed):
+    folder = followed.folder
+    masks = [sample.mask for sample in dataset.samples]
+    for pause, size in ((NO_PAUSE, 1), (PAUSES[0], 1), (SHARED, 2), (BELOW, 1)):
+        outputs = [direct(model, dataset, range(start, start + size), pause) for start in range(0, 6, size)]
+        predictions = [labels for output in outputs for labels in output.logits.argmax(dim=1)]
+        row = folder.scores("all")[pause]
+        assert row["miou"] == pytest.approx(mean_iou(predictions, masks, 5), abs=0.02)
+        running = torch.cat([output.trace.num_running(DEPTH) for output in outputs]).double()
+        assert row["tokens"] == pytest.approx(running.mean().item() / 20)
+    # Of two images' 40 patches 25 pause, of one's 20 only 12.
+    assert folder.scores("all")[SHARED]["tokens"] == pytest.approx((2 * 40 + 4 * 15) / (6 * 40))
+
+
+def test_the_front_of_budgets_is_read_back(followed):
+    front = Front.load(followed.folder.path / "pareto.json")
+    assert [point.pause for point in front.points] == [point.pause for point in followed.front.points]
+    assert {point.pause for point in followed.folder.scored()} == {NO_PAUSE, PAUSES[0], SHARED, BELOW}
+    assert front.conditions["timed_images"] == 16
+
+
+def test_a_killed_sweep_of_budgets_goes_on_where_it_was(model, dataset, tmp_path, monkeypatch):
+    from paumer import sweep as module
+
+    real, done = module.evaluate, []
+
+    def evaluate(*args, **kwargs):
+        if len(done) == 3:
+            raise Killed
+        done.append((args[2][0], kwargs["batch_size"]))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    with pytest.raises(Killed):
+        sweep(model, dataset, config(tmp_path, **FOLLOWING), names=NAMES)
+    times = (tmp_path / "sweep" / "times.jsonl").read_bytes()
+    monkeypatch.setattr(module, "evaluate", lambda *a, **kw: done.append((a[2][0], kw["batch_size"])) or real(*a, **kw))
+    resumed = sweep(model, dataset, config(tmp_path, **FOLLOWING), names=NAMES)
+    assert done == [(NO_PAUSE, 1), (PAUSES[0], 1), (SHARED, 2), (BELOW, 1)]
+    assert (tmp_path / "sweep" / "times.jsonl").read_bytes() == times
+    assert scored(resumed.folder, "all") == ["none", *map(str, FOLLOWING["pauses"])]
+    with pytest.raises(InputError, match="another batch_size: 2 there, 3 now"):
+        sweep(model, dataset, config(tmp_path, **{**FOLLOWING, "batch_size": 3}), names=NAMES)
+
+
+def test_the_grid_of_a_search_stands_beside_budgets(model, dataset, tmp_path):
+    options = {**FOLLOWING, "pauses": (BELOW,), "search": "grid", "layers": (2,), "ratios": (0.5,), "batch_size": 1}
+    result = sweep(model, dataset, config(tmp_path, **options), names=NAMES)
+    assert scored(result.folder, "all") == ["none", "2:0.5nats", "2:0.5"]
+
+
+def test_resized_batches_cost_what_resized_single_images_do(model, dataset, tmp_path):
+    inference = InferenceConfig(base_size=(160, 160))  # images of 64x80 are seen at 128x160
+    rows = [
+        sweep(model, dataset, config(tmp_path / str(n), search="none", batch_size=n, rounds=1), names=NAMES,
+              inference=inference).folder.times()
+        for n in (1, 2)
+    ]  # fmt: skip
+    for pause in (NO_PAUSE, *PAUSES):
+        expected = flop_formula(model, pause, (128, 160)) / 1e9
+        assert rows[0][pause]["gflops"] == pytest.approx(expected) == pytest.approx(rows[1][pause]["gflops"])

@@ -34,7 +34,7 @@ from paumer.front import (
     knee,
     skyline,
 )
-from paumer.inference import InferenceConfig, segment_image
+from paumer.inference import InferenceConfig, resize_images, segment_image, view_size
 from paumer.model import Segmenter
 from paumer.model.cost import count_call
 from paumer.pause import NO_PAUSE, PAPER_CONFIGS, PauseConfig
@@ -347,7 +347,10 @@ class _Sweep:
             return self.model(images, pause, criterion=self.config.criterion, seeds=seeds).logits
 
         def segment(images: Tensor) -> Tensor:
-            return predict(images) if len(images) > 1 else segment_image(predict, images[0], self.inference)
+            if len(images) == 1:
+                return segment_image(predict, images[0], self.inference)
+            size = (images.shape[-2], images.shape[-1])
+            return resize_images(predict(resize_images(images, view_size(size, self.inference))), size)
 
         return lambda: [segment(images) for images in self.batches]
 
