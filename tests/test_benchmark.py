@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import sys
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -31,7 +32,7 @@ from paumer.benchmark import (
     time_interleaved,
 )
 from paumer.errors import InputError
-from paumer.model.cost import flop_formula
+from paumer.model.cost import flop_formula, flops_of_trace
 from paumer.pause import NO_PAUSE, PauseConfig
 
 CPU = torch.device("cpu")
@@ -449,3 +450,70 @@ def test_images_cover_the_size_and_keep_their_aspect(tmp_path):
 def test_a_result_without_memory_or_conditions_is_still_a_row():
     row = BenchResult(PAUSE, 1, (64, 64), (1.0,), (2.0,), 10, 20).to_dict()
     assert (row["speedup"], row["flop_speedup"], row["peak_memory"]) == (2.0, 2.0, None)
+
+
+# --- budgets that follow the image -----------------------------------------------------------------------------------
+
+SHARED, BELOW = (PauseConfig.parse(text) for text in ("2:0.5@batch", "2:0.5nats,4:0.4"))
+
+
+def test_arithmetic_of_a_budget_is_that_of_the_timed_images(model, caplog):
+    images, options = random_images(3), {**QUICK, "batch_size": 4}
+    with caplog.at_level(logging.WARNING):
+        rows = benchmark(model, [PAUSE, SHARED, BELOW], **options, images=images, image_names=list("abc"))
+    assert not caplog.records
+    for row, pause in zip(rows[2:], (SHARED, BELOW), strict=True):
+        with torch.inference_mode():
+            trace = model(images[[0, 1, 2, 0]], pause).trace
+        costs = flops_of_trace(model, trace)
+        assert len(set(costs)) > 1 and row.flops == round(np.mean(costs))
+        assert row.flop_speedup == rows[0].flops / row.flops > 1
+        assert row.to_dict()["pause"] == str(pause) and json.loads(json.dumps(row.to_dict())) == row.to_dict()
+    assert [row.flops for row in rows[:2]] == [flop_formula(model, pause, (64, 64)) for pause in (NO_PAUSE, PAUSE)]
+
+
+def test_other_images_have_another_arithmetic_of_a_budget_and_the_same_of_a_ratio(model):
+    rows = [benchmark(model, [PAUSE, BELOW], **QUICK, images=random_images(1, seed=seed)) for seed in (0, 1)]
+    assert rows[0][1].flops == rows[1][1].flops
+    assert rows[0][2].flops != rows[1][2].flops
+
+
+@pytest.mark.parametrize("pause", [SHARED, BELOW], ids=str)
+def test_noise_for_what_follows_the_image_is_warned_of(model, caplog, pause):
+    with caplog.at_level(logging.WARNING):
+        benchmark(model, [PAUSE], **QUICK)
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        benchmark(model, [PAUSE, pause], **QUICK)
+    (record,) = caplog.records
+    assert "noise is like no image: give real ones (--images)" in record.message
+
+
+def test_budgets_are_timed_like_all_others(model, machine):
+    timed = []
+
+    def slow_down(_, arguments, output):
+        if output.logits.device.type != "meta":
+            machine.now += 2.0 if arguments[1].is_adaptive else 5.0
+            timed.append(arguments[1])
+
+    watched = copy.deepcopy(model)
+    watched.register_forward_hook(slow_down)
+    rows = benchmark(watched, [PAUSE, SHARED, BELOW], **{**QUICK, "batch_size": 2}, images=random_images(2))
+    assert [row.seconds for row in rows] == [(5.0, 5.0), (5.0, 5.0), (2.0, 2.0), (2.0, 2.0)]
+    assert rows[2].speedup.median == 2.5 and rows[2].images_per_second == 1.0
+    # Two rounds, and one pass before them for the arithmetic that only a run can tell.
+    assert [timed.count(pause) for pause in (PAUSE, SHARED, BELOW)] == [2, 3, 3]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_budgets_run_in_half_precision(model, dtype):
+    rows = benchmark(model, [SHARED, BELOW], **{**QUICK, "batch_size": 2}, images=random_images(2), dtype=dtype)
+    assert all(row.flop_speedup > 1 for row in rows[1:])
+
+
+def test_budgets_that_the_forward_pass_refuses_are_refused(model):
+    with pytest.raises(InputError, match="compares entropies .*in place of 'max_prob'"):
+        benchmark(model, [BELOW], **QUICK, images=random_images(1), criterion="max_prob")
+    with pytest.raises(InputError, match="layers 1..6"):
+        benchmark(model, [PauseConfig.parse("7:0.5@batch")], **QUICK, images=random_images(1))
