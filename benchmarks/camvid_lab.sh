@@ -73,7 +73,14 @@ for attention in auto eager; do
         --json "$OUT/benchmark/$attention.json" --csv "$OUT/benchmark/$attention.csv"
 done
 
-# 5. Figures and the page; where there are several seeds, of all of them: mean and standard deviation.
+# 5. Other architectures beside ours, timed in turns: the speeds of Figure 5. What was stopped starts anew.
+if [ ! -f "$OUT/architectures.csv" ]; then
+    run "$PYTHON" benchmarks/architectures.py --dataset ade20k --pauses 5:0.6 3:0.3,5:0.3,7:0.3 3:0.4,5:0.4,7:0.4 --device "$DEVICE" \
+        --image-size "$IMAGE_SIZE" "$IMAGE_SIZE" --rounds "$ROUNDS" --warmup 1 --out "$OUT/architectures.part.csv"
+    mv "$OUT/architectures.part.csv" "$OUT/architectures.csv"
+fi
+
+# 6. Figures and the page; where there are several seeds, of all of them: mean and standard deviation.
 seeds_of() {  # WAY: its sweep folders with commas between
     folders=
     for seed in $SEEDS; do folders="$folders${folders:+,}$OUT/sweeps/$1-$seed"; done
@@ -87,6 +94,8 @@ figures="$OUT/figures"
     --labels "entropy" "largest probability" "margin" --out "$figures/criteria"
 "$PAUMER" plot grid "$OUT/sweeps/shipped" --out "$figures/grid"
 "$PAUMER" plot greedy "$OUT/sweeps/shipped" --out "$figures/greedy"
+"$PAUMER" plot architectures "$OUT/sweeps/shipped" --label PAUMER-Ti --speeds "$OUT/architectures.csv" --published benchmarks/published.csv \
+    --out "$figures/architectures"
 "$PAUMER" report "$OUT/sweeps/shipped" --data camvid --root "$CAMVID" --out "$OUT/report.html"
 set --
 for seed in $SEEDS; do

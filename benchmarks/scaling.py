@@ -65,6 +65,8 @@ def plan(device: str) -> list[Row]:
     for batch_size in (1, 2, 4, 8, 16, 32) if large else (1, 2, 4, 8):
         add("batch", "Ti", (512, 512), batch_size, PAUSES)
     add("depth", "Ti", (1024, 1024), 1, [f"{layer}:0.6" for layer in (1, 3, 5, 7, 9, 11)])
+    # Weighed and not timed, with one block: memory does not depend on their number, and time does.
+    jobs.append(dict(study="memory", size="Ti", image_size=(4096, 4096), batch_size=1, pauses=[], whole=True, blocks=1))
     for crop, stride in (((768, 768), (512, 512)), ((512, 512), (512, 512))):
         window = dict(crop_size=crop, stride=stride)
         jobs.append(
@@ -128,6 +130,7 @@ def weigh(job: Row) -> dict[str, int | None]:
 def load(job: Row, device: torch.device) -> tuple[Segmenter, Tensor]:
     torch.manual_seed(0)
     model = create_model(SIZES[job["size"]], num_classes=job["num_classes"], image_size=tuple(job["image_size"]))
+    del model.encoder.blocks[job.get("blocks", len(model.encoder.blocks)) :]
     generator = torch.Generator().manual_seed(0)
     shape = (job["batch_size"], 3, *job["image_size"])
     images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
@@ -165,7 +168,7 @@ def run(args: argparse.Namespace) -> None:
         about = {"study": job["study"], "model": job["size"], "image_size": "x".join(map(str, job["image_size"]))}
         about |= {"batch_size": job["batch_size"], "num_classes": args.num_classes, "dtype": args.dtype}
         about["window"] = "" if job.get("whole") else "{}x{} every {}x{}".format(*job["crop_size"], *job["stride"])
-        for row in in_process("work", job):
+        for row in [{"pause": "none"}] if job["study"] == "memory" else in_process("work", job):
             for what in weighed(job, row["pause"]):
                 weight = in_process("weigh", {**job, "pause": row["pause"], "what": what})["bytes"]
                 row[f"{what}_mib"] = "" if weight is None else round(weight / 2**20)
@@ -178,7 +181,7 @@ def weighed(job: Row, pause: str) -> tuple[str, ...]:
     """Which calls are weighed: pausing hardly changes the peak, which one study is enough to show."""
     if not job.get("whole"):
         return ("forward",) if pause == "none" else ()
-    return ("forward", "segment") if pause == "none" or job["study"] == "model" else ()
+    return ("forward", "segment") if pause == "none" or (job["study"], pause) == ("model", PAUSES[-1]) else ()
 
 
 def in_process(what: str, job: Row) -> list[Row] | Row:
@@ -217,7 +220,7 @@ def draw(path: Path) -> Path:
     axes[0, 0].set(xscale="log", yscale="log", xlabel="tokens of the image", ylabel="seconds per image", title="Time")
     axes[1, 1].set(xscale="log", xlabel="tokens of the image", ylabel="GFLOP/s", title="Arithmetic per second")
     axes[1, 1].set_ylim(bottom=0)
-    tiny = [r for r in rows if r["study"] == "resolution" and r["model"] == "Ti" and r["pause"] == "none"]
+    tiny = [r for r in rows if r["study"] in ("resolution", "memory") and r["model"] == "Ti" and r["pause"] == "none"]
     tiny.sort(key=lambda r: r["pixels"])
     for what, marker, line, text in (
         ("forward", "o", "-", "logits of all pixels"),
@@ -249,7 +252,7 @@ def draw(path: Path) -> Path:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--studies", nargs="+", default=[], help="resolution, model, batch, depth, window; default: all"
+        "--studies", nargs="+", default=[], help="resolution, model, batch, depth, memory, window; default: all"
     )
     parser.add_argument("--num-classes", type=int, default=19)
     parser.add_argument("--dtype", choices=DTYPES, default="float32")

@@ -110,7 +110,7 @@ def test_a_sweep_folder_of_another_model_is_refused(lab, swept, capsys):
     assert {path.name: path.read_bytes() for path in swept.iterdir()} == before
 
 
-def test_the_whole_laboratory_in_a_row(lab, swept, capsys):
+def test_the_whole_laboratory_in_a_row(lab, swept):
     """From the swept checkpoint to every figure, the page, the table of speeds, and masks at a chosen speed."""
     model, data, out = lab / "model", lab / "data.yaml", lab / "out"
     speeds, published = tables(lab)
@@ -153,7 +153,6 @@ def test_the_whole_laboratory_in_a_row(lab, swept, capsys):
         assert float(row["images_per_second"]) > 0
         assert float(row["gflops"]) == pytest.approx(points[pause].gflops, rel=1e-3)
 
-    capsys.readouterr()
     words = ["predict", model, lab / "images", "--kinds", "mask"]
     assert run(*words, "--target-throughput", 0.01, "--out", out / "chosen") == 0
     best = max(Front.load(model / "pareto.json").points, key=lambda point: point.miou)

@@ -286,7 +286,13 @@ def test_a_share_of_the_batch_lies_within_its_bounds(share):
 )
 def test_a_configuration_knows_what_it_depends_on(text, adaptive, on_batch, entropy):
     pause = PauseConfig.parse(text)
-    assert (pause.is_adaptive, pause.depends_on_batch, pause.needs_entropy) == (adaptive, on_batch, entropy)
+    assert (pause.is_adaptive, pause.depends_on_batch) == (adaptive, on_batch)
+    pause.check_criterion("entropy")
+    if not entropy:
+        pause.check_criterion("margin")
+        return
+    with pytest.raises(InputError, match=r"a threshold in nats: take the criterion 'entropy' in place of 'margin'"):
+        pause.check_criterion("margin")
 
 
 @pytest.mark.parametrize("text", ["12:0.5", "12:0.5@batch", "12:0.5nats", "2:0.1,12:0.5nats"])

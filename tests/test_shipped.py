@@ -126,8 +126,12 @@ def test_the_examples_run(tmp_path):
     assert Segmenter.from_pretrained(tmp_path / "run" / "last").config.names == ("other", "road")
 
 
-def test_the_shipped_front_is_of_the_shipped_weights():
-    front = Front.load(CHECKPOINTS / "camvid-vit-tiny" / "pareto.json")
-    assert front.conditions["model_id"] == model_id(Segmenter.from_pretrained(CHECKPOINTS / "camvid-vit-tiny"))
-    assert front.conditions["scored_images"] == 101
+@pytest.mark.parametrize(
+    ("name", "data", "num_images"), [("camvid-vit-tiny", "camvid", 101), ("scenes-vit-tiny", "scenes", 100)]
+)
+def test_a_shipped_front_is_of_the_shipped_weights_on_all_of_val(name, data, num_images):
+    front = Front.load(CHECKPOINTS / name / "pareto.json")
+    assert front.conditions["model_id"] == model_id(Segmenter.from_pretrained(CHECKPOINTS / name))
+    assert (front.conditions["data"], front.conditions["split"]) == (data, "val")
+    assert front.conditions["scored_images"] == num_images
     assert skyline(front.points) == list(front.points)

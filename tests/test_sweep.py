@@ -296,7 +296,10 @@ def test_a_sweep_of_other_weights_is_refused(model, dataset, tmp_path, machine):
         ({"layers": (9,)}, r"layers 1..6"),
         ({"ratios": (1.2,)}, r"a ratio lies in \[0, 1\)"),
         ({"ratios": ()}, "at least one ratio"),
-        ({"pauses": (BELOW,), "criterion": "random"}, "'2:0.5nats' has a threshold in nats: .*'entropy'"),
+        (
+            {"pauses": (BELOW,), "criterion": "random"},
+            "'2:0.5nats' compares entropies with a threshold in nats: .*'entropy'",
+        ),
         ({"pauses": (PauseConfig.parse("9:0.5@batch"),)}, r"after layer 9: .* layers 1..6"),
         ({"rounds": 0}, "rounds must be at least 1"),
         ({"search_images": -1}, "search_images must be at least 0"),

@@ -324,6 +324,7 @@ def benchmark(
     held = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     for pause in pauses:
         pause.check_depth(model.depth)
+        pause.check_criterion(criterion)
     if any(pause.is_adaptive for pause in pauses) and names == ["random noise"]:
         log.warning("how much pauses follows the image, and noise is like no image: give real ones (--images)")
     # Before anything is timed, since it also refuses what the forward pass would.

@@ -171,16 +171,19 @@ class PauseConfig:
         """Whether what pauses in an image depends on its batch mates."""
         return any(isinstance(amount, BatchShare) for _, amount in self.steps)
 
-    @property
-    def needs_entropy(self) -> bool:
-        """Whether the scores must be entropies in nats."""
-        return any(isinstance(amount, Threshold) for _, amount in self.steps)
-
     def check_depth(self, depth: int) -> None:
         """Raises :class:`InputError` for a layer that an encoder of ``depth`` layers does not have."""
         for layer in self.layers:
             if layer > depth:
                 raise InputError(f"cannot pause after layer {layer}: this encoder has layers 1..{depth}")
+
+    def check_criterion(self, criterion: str) -> None:
+        """Raises :class:`InputError` for a threshold in nats where another criterion than the entropy ranks."""
+        if criterion != "entropy" and any(isinstance(amount, Threshold) for _, amount in self.steps):
+            raise InputError(
+                f"'{self}' compares entropies with a threshold in nats: "
+                f"take the criterion 'entropy' in place of '{criterion}'"
+            )
 
     def counts(self, num_tokens: int, depth: int) -> dict[int, int]:
         """``{layer: number of tokens to pause}`` for ``num_tokens`` patches and an encoder of ``depth`` layers.

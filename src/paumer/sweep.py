@@ -199,8 +199,7 @@ class _Sweep:
         for pause in (*self.config.pauses, *self.single_layers()):
             pause.check_depth(self.model.depth)
         for pause in self.config.pauses:
-            if pause.needs_entropy and self.config.criterion != "entropy":
-                raise InputError(f"'{pause}' has a threshold in nats: sweep it with the criterion 'entropy'")
+            pause.check_criterion(self.config.criterion)
         if self.config.batch_size > 1 and not self.inference.is_single_view:
             raise InputError("batches are timed for whole images in a single view only: take --batch-size 1")
 

@@ -201,7 +201,7 @@ class Segmenter(nn.Module):
         """The class of each pixel (B, H, W), for arguments as of :meth:`forward`.
 
         The labels are ``forward(...).logits.argmax(1)``, up to rounding where two classes are equally likely, without
-        the logits of all pixels ever being written: with many classes that takes longer than the network itself.
+        the logits of all pixels ever being written: with many classes that takes as long as the network itself.
         """
         output = self._predict(images, PauseConfig.parse(pause), criterion, seeds)
         height, width = images.shape[-2:]
@@ -221,11 +221,7 @@ class Segmenter(nn.Module):
         grid = self.grid_of(height, width)
         select = selectors(pause, grid[0] * grid[1], self.depth)
         check_criterion(criterion)
-        if pause.needs_entropy and criterion != "entropy":
-            raise InputError(
-                f"'{pause}' compares entropies with a threshold in nats: "
-                f"take the criterion 'entropy' in place of '{criterion}'"
-            )
+        pause.check_criterion(criterion)
         if select and self.aux_head is None and criterion != "random":
             raise InputError(
                 f"the criterion '{criterion}' needs an auxiliary head, which this plain Segmenter does not have: "
