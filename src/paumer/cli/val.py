@@ -87,7 +87,7 @@ def _print_scores(results: Sequence[EvalResult], names: Sequence[str], per_class
     table = Table(
         title=f"{first.num_images} images, {first.inference.mode}, criterion {first.criterion}; IoU in per cent"
     )
-    table.add_column("pause")
+    table.add_column("pause", no_wrap=True)
     for column in ("mIoU", "change", "pixel accuracy", "mean accuracy", "tokens"):
         table.add_column(column, justify="right")
     for result in results:
@@ -100,7 +100,8 @@ def _print_scores(results: Sequence[EvalResult], names: Sequence[str], per_class
             f"{scores.mean_accuracy:.2f}",
             "" if result.tokens is None else f"{100 * result.tokens:.1f} %",
         )
-    console = Console()
+    # Rather a line that wraps on a small terminal than cells that are cut.
+    console = Console(width=max(Console().width, 100))
     console.print(table)
     if per_class:
         classes = Table(title="IoU of each class in per cent")
