@@ -28,6 +28,7 @@ NAMES = {
     "TrainConfig",
     "__version__",
     "check_dataset",
+    "compile_segmenter",
     "convert_checkpoint",
     "create_dataset",
     "create_model",

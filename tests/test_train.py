@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from forked import start_forked, wait_for
 from safetensors.torch import load_file
 from tiny import tiny_model
 
@@ -70,24 +70,6 @@ def weights_of(config: TrainConfig) -> bytes:
 
 def log_of(config: TrainConfig) -> list[dict]:
     return [json.loads(line) for line in (Path(config.out) / "metrics.jsonl").read_text().splitlines()]
-
-
-def start_forked(function: Callable[[], object]) -> int:
-    """The process id of a child that runs ``function``; much quicker than importing torch anew."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            function()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    return pid
-
-
-def wait_for(pid: int) -> int:
-    """The child's exit code, or minus the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 # --- resume ----------------------------------------------------------------------------------------------------------

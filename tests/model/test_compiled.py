@@ -1,4 +1,7 @@
-"""Graphs against the eager model. They take seconds to make, so each test makes as few as it can."""
+"""Graphs against the eager model. They take seconds to make, so each test makes as few as it can.
+
+What compiles runs in a child: it starts threads of autograd, after which no other test of the process could fork.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import shutil
 
 import pytest
 import torch
+from forked import in_a_child
 from tiny import random_images, tiny_model
 from torch._dynamo.utils import counters
 
@@ -30,6 +34,7 @@ def no_graphs():
 
 
 @needs_compiler
+@in_a_child
 @torch.inference_mode()
 def test_blocks_share_their_graphs_over_all_configurations_and_equal_eager():
     model = tiny_model(drop_path_rate=0.0, decoder="linear")
@@ -46,6 +51,7 @@ def test_blocks_share_their_graphs_over_all_configurations_and_equal_eager():
 
 
 @needs_compiler
+@in_a_child
 @torch.inference_mode()
 def test_a_full_graph_equals_eager_and_is_made_once_per_configuration():
     model = tiny_model(decoder="linear")
@@ -73,6 +79,7 @@ def set_backend(monkeypatch, backend):
     monkeypatch.setattr(torch, "compile", with_backend)
 
 
+@in_a_child
 @torch.inference_mode()
 def test_more_configurations_than_torch_allows_recompiles_stay_graphs(monkeypatch):
     eager_backend(monkeypatch)
@@ -85,6 +92,7 @@ def test_more_configurations_than_torch_allows_recompiles_stay_graphs(monkeypatc
     torch.testing.assert_close(own(random_images(), "3:0.9").logits, model(random_images(), "3:0.9").logits)
 
 
+@in_a_child
 @torch.inference_mode()
 def test_another_size_batch_or_criterion_is_another_graph(monkeypatch):
     eager_backend(monkeypatch)
@@ -98,6 +106,7 @@ def test_another_size_batch_or_criterion_is_another_graph(monkeypatch):
     assert counters["stats"]["unique_graphs"] == 5
 
 
+@in_a_child
 @torch.inference_mode()
 def test_what_no_graph_can_hold_runs_uncompiled_and_is_said_once(monkeypatch, caplog):
     eager_backend(monkeypatch)
@@ -112,6 +121,7 @@ def test_what_no_graph_can_hold_runs_uncompiled_and_is_said_once(monkeypatch, ca
     assert not counters["stats"]["unique_graphs"]
 
 
+@in_a_child
 @torch.inference_mode()
 def test_a_failing_compiler_names_the_switch(monkeypatch):
     def backend(graph, inputs):
@@ -124,6 +134,7 @@ def test_a_failing_compiler_names_the_switch(monkeypatch):
             own(random_images(), "3:0.5")
 
 
+@in_a_child
 @torch.inference_mode()
 def test_a_limit_that_is_hit_is_an_error_and_not_silently_eager(monkeypatch):
     eager_backend(monkeypatch)
