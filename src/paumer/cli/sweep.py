@@ -117,7 +117,8 @@ def _print(result: SweepResult, target: float | None, max_drop: float | None) ->
             "" if unpaused is None else f"{miou - unpaused:+.2f}",
             "●" if point.pause in front else "",
         )
-    console = Console()
+    # Rather a line that wraps on a small terminal than cells that are cut.
+    console = Console(width=max(Console().width, 110))
     console.print(table)
     for number, stage in enumerate(result.folder.greedy if target is None else [], start=1):
         chosen = stage["chosen"] or "nothing that fewer layers do not give: the search ends"
