@@ -773,6 +773,23 @@ def test_labels_cover_neither_each_other_nor_markers():
     assert all(box.x0 >= axes.bbox.x0 and box.x1 <= figure.bbox.x1 and box.y1 <= axes.bbox.y1 for box in boxes)
 
 
+@pytest.mark.parametrize("seed", [10, 31, 52, 58])
+def test_a_line_to_a_label_strikes_out_no_other_label(seed):
+    points = (0.5 + 0.12 * np.random.default_rng(seed).standard_normal((9, 2))).round(2)
+    figure = Figure(figsize=(4, 3))
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    for x, y in points:
+        axes.plot([x], [y], "o")
+    place_labels(axes, [(x, y, f"configuration {i}") for i, (x, y) in enumerate(points)])
+    figure.draw_without_rendering()
+    boxes = [matplotlib.text.Text.get_window_extent(note) for note in axes.texts]
+    for i, (note, start) in enumerate(zip(axes.texts, axes.transData.transform(points), strict=True)):
+        line = start + np.linspace(0, 1, 50)[:, None] * np.array(note.xyann) * figure.dpi / 72
+        assert not any(box.contains(x, y) for box in boxes[:i] + boxes[i + 1 :] for x, y in line)
+
+
 def test_a_label_keeps_clear_of_a_line_through_its_point():
     figure = Figure(figsize=(4, 3))
     FigureCanvasAgg(figure)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_HEIGHT, _OWN_HEIGHT = 3.6, 1.8  # inches: all on one scale or the others, PAUMER on a scale of its own
+_HEIGHT, _OWN_HEIGHT = 4.2, 1.6  # inches: all on one scale or the others, PAUMER on a scale of its own
 _OWN = Look.number(0)
 _OWN_FAMILIES = ("Segmenter", "PAUMER")
 
@@ -207,7 +207,7 @@ def _new_panels(series: Series, others: Comparison) -> tuple[Figure, Axes, Axes]
     panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axes in panels:
         axes.set_xscale("log")
-        axes.margins(x=0.08, y=0.12)
+        axes.margins(x=0.1, y=0.12)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")

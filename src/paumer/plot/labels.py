@@ -24,8 +24,9 @@ _DIRECTIONS = np.array([(np.cos(angle), np.sin(angle)) for angle in np.deg2rad([
 _NEAR = 6  # points: a text farther from its point gets a line to it
 
 # What a place costs, in marks of lines or markers that the text would cover there.
-_COST_OF_POINT, _COST_OF_TEXT, _COST_OF_EDGE = 0.25, 100, 1000
+_COST_OF_POINT, _COST_OF_LINE, _COST_OF_TEXT, _COST_OF_EDGE = 0.25, 30, 100, 1000
 _MARGIN = 2  # pixels around a text that are better left free as well
+_STEPS = 9  # looked at on the line between a point and its text
 _ROUNDS = 4  # how often each text may move after the others have
 
 
@@ -38,8 +39,9 @@ def place_labels(axes: Axes, labels: Sequence[tuple[float, float, str]]) -> None
         return
     cast("Figure", axes.figure).draw_without_rendering()
     points = axes.transData.transform([(x, y) for x, y, _ in labels])
-    boxes = _boxes(points, np.array([_size(axes, text) for _, _, text in labels]), axes.figure.dpi / 72)
-    places = _settle(boxes, _costs(axes, boxes))
+    scale = axes.figure.dpi / 72
+    boxes = _boxes(points, np.array([_size(axes, text) for _, _, text in labels]), scale)
+    places = _settle(boxes, _lines(points, scale), _costs(axes, boxes))
     for (x, y, text), place in zip(labels, places, strict=True):
         _write(axes, (x, y), text, place)
 
@@ -56,6 +58,12 @@ def _boxes(points: NDArray, sizes: NDArray, scale: float) -> NDArray:
     """Points (L, 2) and sizes of texts (L, 2) in pixels -> corners (L, P, 2, 2): low and high, at each place."""
     middles = points[:, None] + scale * _DISTANCES[:, None] * _DIRECTIONS + sizes[:, None] / 2 * np.round(_DIRECTIONS)
     return np.stack([middles - sizes[:, None] / 2, middles + sizes[:, None] / 2], axis=2)
+
+
+def _lines(points: NDArray, scale: float) -> NDArray:
+    """Points (L, 2) in pixels -> (L, P, S, 2): steps on the line from each point to its text, at each place."""
+    ends = scale * _DISTANCES[:, None] * _DIRECTIONS
+    return points[:, None, None] + np.linspace(0, 1, _STEPS)[:, None] * ends[:, None]
 
 
 def _costs(axes: Axes, boxes: NDArray) -> NDArray:
@@ -94,13 +102,24 @@ def _overlap(boxes: NDArray, other: NDArray) -> NDArray:
     return ((boxes[..., 0, :] < other[1]) & (other[0] < boxes[..., 1, :])).all(axis=-1)
 
 
-def _settle(boxes: NDArray, costs: NDArray) -> NDArray:
-    """(L,) places: each text takes the best one, given where the others are."""
+def _covers(boxes: NDArray, lines: NDArray) -> NDArray:
+    """Corners (..., 2, 2) and lines (..., S, 2) -> (...): whether any of a line is in the box."""
+    low, high = boxes[..., None, 0, :], boxes[..., None, 1, :]
+    return ((lines > low) & (lines < high)).all(axis=-1).any(axis=-1)
+
+
+def _settle(boxes: NDArray, lines: NDArray, costs: NDArray) -> NDArray:
+    """(L,) places: each text takes the best one, given where the others are and the lines to them."""
     places = costs.argmin(axis=1)
     for _ in range(_ROUNDS):
         for i in range(len(places)):
-            others = [_overlap(boxes[i], boxes[j, places[j]]) for j in range(len(places)) if j != i]
-            places[i] = (costs[i] + _COST_OF_TEXT * sum(others, np.zeros(1))).argmin()
+            clashes = np.zeros(len(_PLACES))
+            for j in range(len(places)):
+                if j != i:
+                    box, line = boxes[j, places[j]], lines[j, places[j]]
+                    struck = _covers(box, lines[i]) | _covers(boxes[i], line)
+                    clashes += _COST_OF_TEXT * _overlap(boxes[i], box) + _COST_OF_LINE * struck
+            places[i] = (costs[i] + clashes).argmin()
     return places
 
 
