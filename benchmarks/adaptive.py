@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rows import Row, state_of, write_rows
+from rows import Row, collect, state_of
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from paumer.benchmark import time_interleaved
+from paumer.benchmark import DTYPES, time_interleaved
 from paumer.checkpoint import open_segmenter
 from paumer.data import create_dataset
 from paumer.data.datasets import Dataset
@@ -185,7 +185,8 @@ def check_padding(model: Segmenter, dataset: Dataset, size: tuple[int, int]) -> 
     packed = model(batch, "3:0.6@batch", upsample=False)
     with padding():
         padded = model(batch, "3:0.6@batch", upsample=False)
-    assert torch.allclose(packed.logits, padded.logits, atol=1e-2), (packed.logits - padded.logits).abs().max()
+    difference = (packed.logits - padded.logits).float().abs().mean()
+    assert difference < (1e-3 if packed.logits.dtype == torch.float32 else 5e-2), difference
 
 
 def ms_per_image(seconds: np.ndarray, batch_size: int) -> str:
@@ -201,6 +202,17 @@ def quartiles(values: np.ndarray) -> Row:
     return {"over_fixed_low": f"{low:.3f}", "over_fixed_high": f"{high:.3f}"}
 
 
+@torch.inference_mode()
+def run(args: argparse.Namespace) -> Iterator[Row]:
+    model = open_segmenter(args.model).eval().to(choose_device(args.device), DTYPES[args.dtype])
+    dataset = create_dataset(args.data, args.split, args.root)
+    about = {"model": args.model, "data": args.data, "split": args.split, "num_images": len(dataset)}
+    about |= {"batch_size": args.batch_size, "batches": args.batches, "rounds": args.rounds}
+    about |= {"image_size": "x".join(map(str, args.image_size)), "dtype": args.dtype}
+    for row in measure(model, dataset, args):
+        yield {**row, **about, **state_of(model.pixel_mean.device)}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
@@ -212,24 +224,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--batches", type=int, default=3, help="timed batches of different images")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="bfloat16 for attention of variable length")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("runs/adaptive.csv"))
     args = parser.parse_args(argv)
-    rows: list[Row] = []
     try:
-        model = open_segmenter(args.model).eval().to(choose_device(args.device))
-        dataset = create_dataset(args.data, args.split, args.root)
-        about = {"model": args.model, "data": args.data, "split": args.split, "num_images": len(dataset)}
-        about |= {"batch_size": args.batch_size, "batches": args.batches, "rounds": args.rounds}
-        about |= {"image_size": "x".join(map(str, args.image_size)), "dtype": "float32"}
-        with torch.inference_mode():
-            for row in measure(model, dataset, args):
-                rows.append({**row, **about, **state_of(model.pixel_mean.device)})
-                print(row, flush=True)
-                write_rows(args.out, rows)
+        collect(run(args), args.out)
     except InputError as error:
         parser.error(str(error))
-    print(f"written to {args.out}")
 
 
 if __name__ == "__main__":

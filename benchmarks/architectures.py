@@ -9,7 +9,6 @@ downloaded. What a package builds is not always the network that a score was pub
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib.metadata
 import json
 import sys
@@ -22,13 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from rows import write_rows
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from paumer.benchmark import DTYPES, Speedup, conditions, is_out_of_memory, time_interleaved
 from paumer.device import choose_device
 from paumer.errors import InputError, MissingExtraError, did_you_mean
-from paumer.files import write_beside
 from paumer.model import create_model
 from paumer.model.cost import count_call
 from paumer.pause import NO_PAUSE, PauseConfig
@@ -317,13 +316,6 @@ def conditions_of(chosen: Sequence[Architecture], device: torch.device) -> dict[
     packages = {one.package: version_of(one.package) for one in chosen}
     values["versions"] = json.dumps({**values["versions"], **packages})
     return values
-
-
-def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with write_beside(path) as beside, open(beside, "w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rows import Row, state_of, write_rows
+from rows import Row, collect, state_of
 from torch._dynamo.utils import counters
 
 from paumer.benchmark import DTYPES, synchronize, time_interleaved
@@ -28,6 +28,7 @@ from paumer.pause import parse_pauses
 MODES = ("off", "block", "full")
 
 
+@torch.inference_mode()
 def measure(args: argparse.Namespace) -> Iterator[Row]:
     device = choose_device(args.device)
     torch.manual_seed(0)
@@ -87,16 +88,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=Path("runs/compiled.csv"))
     args = parser.parse_args(argv)
-    rows: list[Row] = []
     try:
-        with torch.inference_mode():
-            for row in measure(args):
-                rows.append(row)
-                print({key: row[key] for key in list(row)[:9]}, flush=True)
-        write_rows(args.out, rows)
+        collect(measure(args), args.out)
     except InputError as error:
         parser.error(str(error))
-    print(f"written to {args.out}")
 
 
 if __name__ == "__main__":

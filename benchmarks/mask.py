@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rows import Row, state_of, write_rows
+from rows import Row, collect, state_of
 from torch import Tensor
 
 from paumer.benchmark import time_interleaved
@@ -69,6 +69,18 @@ def measure(model: Segmenter, images: Tensor, args: argparse.Namespace) -> Itera
             }
 
 
+@torch.inference_mode()
+def run(args: argparse.Namespace) -> Iterator[Row]:
+    model = open_segmenter(args.model).eval().to(choose_device(args.device))
+    dataset = create_dataset(args.data, args.split, args.root)
+    samples = [dataset[i].image[None].float() for i in spread_indices(len(dataset), args.batch_size)]
+    images = torch.cat([F.interpolate(sample, tuple(args.image_size), mode="bilinear") for sample in samples])
+    about = {"model": args.model, "data": args.data, "split": args.split, "batch_size": args.batch_size}
+    about |= {"image_size": "x".join(map(str, args.image_size)), "dtype": "float32", "rounds": args.rounds}
+    for row in measure(model, images.round().to(torch.uint8).to(model.pixel_mean.device), args):
+        yield {**row, **about, **state_of(model.pixel_mean.device)}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
@@ -82,22 +94,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("runs/mask.csv"))
     args = parser.parse_args(argv)
-    rows: list[Row] = []
     try:
-        model = open_segmenter(args.model).eval().to(choose_device(args.device))
-        dataset = create_dataset(args.data, args.split, args.root)
-        samples = [dataset[i].image[None].float() for i in spread_indices(len(dataset), args.batch_size)]
-        images = torch.cat([F.interpolate(sample, tuple(args.image_size), mode="bilinear") for sample in samples])
-        about = {"model": args.model, "data": args.data, "batch_size": args.batch_size, "dtype": "float32"}
-        about |= {"image_size": "x".join(map(str, args.image_size)), "rounds": args.rounds}
-        with torch.inference_mode():
-            for row in measure(model, images.round().to(torch.uint8).to(model.pixel_mean.device), args):
-                rows.append({**row, **about, **state_of(model.pixel_mean.device)})
-                print(row, flush=True)
-                write_rows(args.out, rows)
+        collect(run(args), args.out)
     except InputError as error:
         parser.error(str(error))
-    print(f"written to {args.out}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ table() {  # NAME SCRIPT OPTIONS...
 }
 
 table ideal ideal --rounds 7 --warmup 1 --dtype "$DTYPE"
-table adaptive adaptive "$MODEL" --data camvid --root "$CAMVID" --rounds 4 --batches 3
+table adaptive adaptive "$MODEL" --data camvid --root "$CAMVID" --rounds 4 --batches 3 --dtype "$DTYPE"
 table mask mask "$MODEL" --data camvid --root "$CAMVID"
 table compiled compiled --dtype "$DTYPE"
 table training_step training_step --rounds 15

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,16 @@ def state_of(device: torch.device) -> Row:
     """Device, threads, load and versions, flat enough for a cell each."""
     state = dict(conditions(device))
     return {**state, "versions": json.dumps(state["versions"])}
+
+
+def collect(rows: Iterable[Row], out: Path) -> None:
+    """Prints each row as it comes and has all of them so far on disk."""
+    done: list[Row] = []
+    for row in rows:
+        done.append(row)
+        print(row, flush=True)
+        write_rows(out, done)
+    print(f"written to {out}")
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

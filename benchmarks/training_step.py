@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
-from rows import Row, state_of, write_rows
+from rows import Row, collect, state_of
 from torch import Tensor
 
 from paumer.benchmark import time_interleaved
@@ -88,17 +88,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("runs/training_step.csv"))
     args = parser.parse_args(argv)
-    rows: list[Row] = []
     try:
-        for call in [
-            partial(measure, backbone, side, args.batch_size) for backbone in args.backbones for side in args.crops
-        ]:
-            rows.append(call(args))
-            print(rows[-1], flush=True)
-            write_rows(args.out, rows)
+        pairs = product(args.backbones, args.crops)
+        collect((measure(backbone, side, args.batch_size, args) for backbone, side in pairs), args.out)
     except InputError as error:
         parser.error(str(error))
-    print(f"written to {args.out}")
 
 
 if __name__ == "__main__":

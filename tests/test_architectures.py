@@ -19,6 +19,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 def load_script(path: Path):
     """A script as a module; dataclasses look their own module up by its name."""
+    sys.path.insert(0, str(path.parent))  # as python does for a script
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

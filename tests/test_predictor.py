@@ -608,3 +608,19 @@ def test_devices_that_are_not_there_are_refused(monkeypatch):
     assert choose_device("auto") == torch.device("cuda") and choose_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(InputError, match="2 CUDA devices"):
         choose_device("cuda:2")
+
+
+def test_no_graph_is_made_before_there_is_an_image(model, monkeypatch):
+    made = []
+    compile_it = torch.compile
+
+    def record(function, **options):
+        made.append(options)
+        return compile_it(function, **options, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", record)
+    predictor = Predictor(model, PAUSE, compile="full")
+    assert not made
+    with pytest.raises(InputError, match="unknown way to compile 'fill': did you mean 'full'"):
+        Predictor(model, PAUSE, compile="fill")
+    assert predictor.model is not model

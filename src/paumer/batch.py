@@ -98,7 +98,7 @@ def predict_files(
                 records = _predict_images(predictor, batch, out, plan, label_ids)
             for source, record in zip(batch, records, strict=True):
                 lines.append(record)
-                if len(record) > 2 or "error" not in record:  # more than the reason why there is nothing
+                if record.keys() != {"input", "error"}:  # more than the reason why there is nothing
                     done.append(record)
                 if "error" in record:
                     failed.append((str(source.path), record["error"]))

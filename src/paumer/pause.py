@@ -31,7 +31,7 @@ class BatchShare:
 
     def __post_init__(self) -> None:
         _make_plain(self)
-        _check_bounds(self, self.low, self.high)
+        _check_bounds(self)
         if not self.low <= self.ratio <= self.high:  # also refuses nan
             raise InputError(
                 f"a share of {self.ratio} of the batch lies outside {self.low}-{self.high}, the shares that may pause "
@@ -56,7 +56,7 @@ class Threshold:
 
     def __post_init__(self) -> None:
         _make_plain(self)
-        _check_bounds(self, self.low, self.high)
+        _check_bounds(self)
         if not (isfinite(self.nats) and self.nats >= 0):
             raise InputError(f"a threshold is an entropy of 0 nats or more, got {self.nats}")
 
@@ -64,21 +64,22 @@ class Threshold:
         return f"{self.nats!r}nats{_bounds_text(self.low, self.high)}"
 
 
+Budget = BatchShare | Threshold
 # How much pauses after a layer: a share of each image's tokens still running, or a budget that follows the image.
-Amount = float | BatchShare | Threshold
+Amount = float | Budget
 
 
-def _make_plain(amount: BatchShare | Threshold) -> None:
+def _make_plain(amount: Budget) -> None:
     """NumPy's numbers print and parse back like any other only as Python's own."""
     for field in fields(amount):
         object.__setattr__(amount, field.name, float(getattr(amount, field.name)))
 
 
-def _check_bounds(amount: BatchShare | Threshold, low: float, high: float) -> None:
-    if not 0 <= low <= high < 1:  # also refuses nan
+def _check_bounds(amount: Budget) -> None:
+    if not 0 <= amount.low <= amount.high < 1:  # also refuses nan
         kind = "0.6@batch" if isinstance(amount, BatchShare) else "0.3nats"
         raise InputError(
-            f"bounds of what pauses in an image are shares with 0 <= low <= high < 1, got {low}-{high}: "
+            f"bounds of what pauses in an image are shares with 0 <= low <= high < 1, got {amount.low}-{amount.high}: "
             f"write for example '5:{kind}[0.1-0.8]'"
         )
 
@@ -119,16 +120,13 @@ class PauseConfig:
         for layer, amount in self.steps:
             if layer < 1:
                 raise InputError(f"cannot pause after layer {layer}: layers count from 1")
-            if not isinstance(amount, BatchShare | Threshold) and not 0 <= amount < 1:  # also refuses nan
+            if not isinstance(amount, Budget) and not 0 <= amount < 1:  # also refuses nan
                 raise InputError(f"cannot pause a share of {amount} after layer {layer}: a ratio lies in [0, 1)")
         for layer in layers:
             if layers.count(layer) > 1:
                 raise InputError(f"layer {layer} is given twice: write each layer once, as in '3:0.4,5:0.4'")
         # Plain numbers, so that NumPy's print and parse back like any other.
-        steps = (
-            (int(layer), amount if isinstance(amount, BatchShare | Threshold) else float(amount))
-            for layer, amount in self.steps
-        )
+        steps = ((int(layer), amount if isinstance(amount, Budget) else float(amount)) for layer, amount in self.steps)
         object.__setattr__(self, "steps", tuple(sorted(steps, key=lambda step: step[0])))
 
     @classmethod
@@ -152,10 +150,8 @@ class PauseConfig:
         return cls(tuple(_parse_step(part, text) for part in text.split(",")))
 
     def __str__(self) -> str:
-        return (
-            ",".join(f"{layer}:{repr(amount) if isinstance(amount, float) else amount}" for layer, amount in self.steps)
-            or "none"
-        )
+        # A float's text is its repr: both give the shortest that reads back the same.
+        return ",".join(f"{layer}:{amount}" for layer, amount in self.steps) or "none"
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -164,7 +160,7 @@ class PauseConfig:
     @property
     def is_adaptive(self) -> bool:
         """Whether the number of paused tokens follows the image."""
-        return any(_is_budget(amount) for _, amount in self.steps)
+        return any(isinstance(amount, Budget) for _, amount in self.steps)
 
     @property
     def depends_on_batch(self) -> bool:
@@ -203,7 +199,7 @@ class PauseConfig:
         counts: dict[int, int] = {}
         running = num_tokens
         for layer, amount in self.steps:
-            if isinstance(amount, BatchShare | Threshold):
+            if isinstance(amount, Budget):
                 break
             counts[layer] = num_to_pause(amount, running)
             running -= counts[layer]
@@ -217,10 +213,6 @@ class PauseConfig:
             per_layer.append(running)
             running -= counts.get(layer, 0)
         return per_layer
-
-
-def _is_budget(amount: Amount) -> bool:
-    return isinstance(amount, BatchShare | Threshold)
 
 
 _NUMBER = r"([0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?)"

@@ -96,10 +96,11 @@ class Predictor:
         self.seed = seed
         self.names = config.names or tuple(f"class {i}" for i in range(config.num_classes))
         self.palette = config.palette or distinct_palette(config.num_classes)
-        self.model = compile_segmenter(self.model, compile)
         # A wish that the model cannot fulfil is told now and not at each of ten thousand files.
         with torch.inference_mode():
             self.model(torch.zeros(1, 3, *self.model.patch_size, device=self.device), self.pause, criterion=criterion)
+        # Only now: no graph is made for that smallest of images.
+        self.model = compile_segmenter(self.model, compile)
         if target_throughput is not None:
             assert isinstance(front, Front)
             self.pause = self._choose(front, target_throughput)

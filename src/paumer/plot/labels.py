@@ -105,7 +105,7 @@ def _overlap(boxes: NDArray, other: NDArray) -> NDArray:
 def _covers(boxes: NDArray, lines: NDArray) -> NDArray:
     """Corners (..., 2, 2) and lines (..., S, 2) -> (...): whether any of a line is in the box."""
     low, high = boxes[..., None, 0, :], boxes[..., None, 1, :]
-    return ((lines > low) & (lines < high)).all(axis=-1).any(axis=-1)
+    return np.any(np.all((lines > low) & (lines < high), axis=-1), axis=-1)
 
 
 def _settle(boxes: NDArray, lines: NDArray, costs: NDArray) -> NDArray:
