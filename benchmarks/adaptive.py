@@ -26,11 +26,11 @@ from rows import Row, collect, state_of
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from paumer.benchmark import DTYPES, time_interleaved
+from paumer.benchmark import time_interleaved
 from paumer.checkpoint import open_segmenter
 from paumer.data import create_dataset
 from paumer.data.datasets import Dataset
-from paumer.device import choose_device
+from paumer.device import DTYPES, choose_device
 from paumer.errors import InputError
 from paumer.evaluate import evaluate, spread_indices
 from paumer.model import Segmenter, encoder

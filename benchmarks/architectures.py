@@ -25,8 +25,8 @@ from rows import write_rows
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from paumer.benchmark import DTYPES, Speedup, conditions, is_out_of_memory, time_interleaved
-from paumer.device import choose_device
+from paumer.benchmark import Speedup, conditions, is_out_of_memory, time_interleaved
+from paumer.device import DTYPES, choose_device
 from paumer.errors import InputError, MissingExtraError, did_you_mean
 from paumer.model import create_model
 from paumer.model.cost import count_call

@@ -19,8 +19,8 @@ import torch
 from rows import Row, collect, state_of
 from torch._dynamo.utils import counters
 
-from paumer.benchmark import DTYPES, synchronize, time_interleaved
-from paumer.device import choose_device
+from paumer.benchmark import synchronize, time_interleaved
+from paumer.device import DTYPES, choose_device
 from paumer.errors import InputError
 from paumer.model import compile_segmenter, create_model
 from paumer.pause import parse_pauses

@@ -28,8 +28,8 @@ from segmenter_2021 import Segmenter2021
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from paumer.benchmark import DTYPES, largest_batch, synchronize, time_interleaved
-from paumer.device import choose_device
+from paumer.benchmark import largest_batch, synchronize, time_interleaved
+from paumer.device import DTYPES, choose_device
 from paumer.errors import InputError
 from paumer.model import Segmenter, create_model
 from paumer.model.cost import count_call, flop_formula

@@ -29,8 +29,8 @@ from rows import Row, state_of, write_rows
 from torch import Tensor
 from tqdm import tqdm
 
-from paumer.benchmark import DTYPES, resident_growth, time_interleaved
-from paumer.device import choose_device
+from paumer.benchmark import resident_growth, time_interleaved
+from paumer.device import DTYPES, choose_device
 from paumer.errors import InputError
 from paumer.inference import InferenceConfig, segment_image
 from paumer.model import Segmenter, create_model

@@ -115,6 +115,24 @@ def test_val_and_predict_take_batches_and_budgets(model_folder, data_yaml, tmp_p
     assert sum(line["paused_shares"]["5"] for line in lines) == pytest.approx(21 / 12, abs=1e-5)
 
 
+@pytest.mark.parametrize(("dtype", "computed"), [("bfloat16", "bfloat16"), ("auto", "float16"), (None, "float32")])
+def test_val_predict_and_sweep_compute_in_the_dtype_asked_for(
+    model_folder, data_yaml, tmp_path, capsys, monkeypatch, dtype, computed
+):
+    monkeypatch.setattr("paumer.device._fast_half", lambda device: torch.float16)
+    seen = set()
+    real = Segmenter.normalize
+    monkeypatch.setattr(Segmenter, "normalize", lambda self, x: seen.add((y := real(self, x)).dtype) or y)
+    words = [] if dtype is None else ["--dtype", dtype]
+    assert run("val", model_folder, "--data", data_yaml, *words) == 0
+    assert json_lines(capsys.readouterr().out)[0]["dtype"] == computed
+    assert run("predict", model_folder, data_yaml.parent / "images", "--out", tmp_path / "out", *words) == 0
+    sweep = ["--out", tmp_path / "sweep", "--search", "none", "--pauses", "5:0.6", "--rounds", 1, "--no-store"]
+    assert run("sweep", model_folder, "--data", data_yaml, *sweep, *words) == 0
+    assert json.loads((tmp_path / "sweep" / "sweep.json").read_text())["dtype"] == computed
+    assert seen == {getattr(torch, computed)}
+
+
 def test_predict_does_the_good_files_reports_the_bad_one_and_says_so_in_the_exit_code(
     model_folder, data_yaml, tmp_path, capsys
 ):
@@ -237,6 +255,7 @@ BAD_INPUT = {
     "no such image": (["predict", "{model}", "{out}/no.jpg", "--out", "{out}"], "no such file"),
     "unknown kind": (["predict", "{model}", "{image}", "--out", "{out}", "--kinds", "overlai"], "overlay"),
     "a file where the folder should be": (["predict", "{model}", "{image}", "--out", "{image}"], "0.png"),
+    "unknown dtype": (["predict", "{model}", "{image}", "--out", "{out}", "--dtype", "bfloat"], "'bfloat16'"),
     "no CUDA": (["predict", "{model}", "{image}", "--out", "{out}", "--device", "cuda"], "CUDA"),
     "unknown option": (["val", "{model}", "--data", "{data}", "--pausess", "none"], "--pauses"),
     "no out": (["train", "--data", "scenes"], "--out"),

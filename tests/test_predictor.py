@@ -11,7 +11,6 @@ from PIL import Image
 
 from paumer.batch import predict_files
 from paumer.data.images import read_image, read_mask
-from paumer.device import choose_device
 from paumer.errors import InputError
 from paumer.inference import InferenceConfig
 from paumer.model import create_model
@@ -520,6 +519,25 @@ def test_so_many_files_at_a_time_go_through_the_model(predictor, tmp_path, monke
     assert counts == [2, 2, 1]
 
 
+def test_a_batch_of_files_that_does_not_fit_is_done_one_by_one(predictor, tmp_path, monkeypatch, caplog):
+    paths = [save_photo(tmp_path / f"{name}.png", seed=seed) for seed, name in enumerate("abc")]
+    expected = run(predictor, paths, tmp_path / "expected", kinds=["mask"])
+    real = predictor.model.segment
+
+    def segment(images, *args, **options):
+        if len(images) > 1 or torch.equal(images[0], as_image(paths[1])):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+        return real(images, *args, **options)
+
+    monkeypatch.setattr(predictor.model, "segment", segment)
+    report = run(predictor, paths, tmp_path / "out", kinds=["mask"], batch_size=3)
+    assert [path for path, _ in report.failed] == [str(paths[1])]
+    assert "does not fit in the memory of cpu" in report.failed[0][1]
+    assert "a batch of 3 images of 40x60 does not fit" in caplog.text and "one by one" in caplog.text
+    for record, known in zip(report.done, [expected.done[0], expected.done[2]], strict=True):
+        assert (tmp_path / "out" / record["mask"]).read_bytes() == (tmp_path / "expected" / known["mask"]).read_bytes()
+
+
 def test_files_share_the_budget_of_their_batch(model, tmp_path):
     predictor = Predictor(model, "3:0.5@batch")
     Image.new("RGB", (60, 40), (128, 128, 128)).save(tmp_path / "grey.png")
@@ -592,22 +610,30 @@ def test_a_cut_video_is_done_as_far_as_it_goes_and_reported(predictor, tmp_path)
     assert len(list((tmp_path / "out" / record["mask"]).iterdir())) == record["frames"]
 
 
-# --- device ----------------------------------------------------------------------------------------------------------
+# --- how it computes --------------------------------------------------------------------------------------------------
 
 
-def test_devices_that_are_not_there_are_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
-    with pytest.raises(InputError, match="CUDA is asked for where there is none"):
-        choose_device("cuda")
-    for name in ("gpu", "meta", "cuda:x", ""):
-        with pytest.raises(InputError, match="unknown device"):
-            choose_device(name)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert choose_device("auto") == torch.device("cuda") and choose_device("cuda:1") == torch.device("cuda:1")
-    with pytest.raises(InputError, match="2 CUDA devices"):
-        choose_device("cuda:2")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("pause", ["none", PAUSE, "3:0.5@batch,5:0.9nats"])
+def test_half_precision_is_that_of_a_copy(model, predictor, dtype, pause):
+    half = Predictor(model, pause, dtype=dtype)
+    assert half.model.pixel_mean.dtype == getattr(torch, dtype) and predictor.model is model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    with torch.no_grad():
+        expected = tiny_model().to(getattr(torch, dtype)).segment(as_image(photo())[None], pause)
+    found = half(photo())
+    assert np.array_equal(found.mask, expected.labels[0].numpy())
+    if pause != "none":
+        assert np.array_equal(found.paused_at, expected.trace.paused_at()[0].numpy())
+        assert all(np.isfinite(values[~np.isnan(values)]).all() for values in found.entropy.values())
+
+
+def test_a_model_keeps_its_dtype_unless_another_is_asked_for(model):
+    half = tiny_model().to(torch.bfloat16)
+    assert Predictor(half).model is half
+    assert Predictor(model, dtype="float32").model is model
+    with pytest.raises(InputError, match="unknown dtype 'bf16': "):
+        Predictor(model, dtype="bf16")
 
 
 def test_no_graph_is_made_before_there_is_an_image(model, monkeypatch):

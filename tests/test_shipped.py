@@ -16,6 +16,7 @@ from paumer.evaluate import evaluate
 from paumer.front import Front, skyline
 from paumer.model import Segmenter, create_model
 from paumer.pause import NO_PAUSE, PAPER_CONFIGS, PauseConfig
+from paumer.segment import in_dtype
 
 REPOSITORY = Path(__file__).parents[1]
 CHECKPOINTS = REPOSITORY / "checkpoints"
@@ -62,6 +63,19 @@ def test_entropy_pausing_loses_less_than_half_of_what_random_pausing_loses(scene
     (random,) = evaluate(scenes_model, scenes, [PAUSE], criterion="random")
     assert 65 <= none.miou <= 95  # 70 is kept on 100 scenes; a dozen scatter by a few points
     assert none.miou - random.miou >= 2 * max(none.miou - paused.miou, 0)
+
+
+def test_half_precision_segments_alike(scenes_model):
+    """bfloat16 has 8 bits of precision: few pixels change, and mIoU by a few hundredths on all of the scenes."""
+    scenes = create_dataset("scenes", "val", num_images=6)
+    half = in_dtype(scenes_model, "bfloat16")
+    pauses = [NO_PAUSE, PAUSE, PauseConfig.parse("3:0.4,5:0.4,7:0.4")]
+    for expected, found in zip(*(evaluate(model, scenes, pauses) for model in (scenes_model, half)), strict=True):
+        assert found.miou == pytest.approx(expected.miou, abs=0.5)
+    image = scenes[0].image[None]
+    with torch.inference_mode():
+        agree = half.segment(image, PAUSE).labels == scenes_model.segment(image, PAUSE).labels
+    assert agree.double().mean() > 0.98
 
 
 def test_camvid_keeps_its_promise_on_a_part_of_val(shared_data):

@@ -8,13 +8,16 @@ import torch
 from reference_pausing import mean_iou
 from tiny import DEPTH, random_images, tiny_model
 
+from paumer.checkpoint import model_id
 from paumer.data import DatasetSpec, Sample
 from paumer.errors import InputError
 from paumer.evaluate import spread_indices
 from paumer.front import Front, skyline
 from paumer.inference import InferenceConfig
+from paumer.model import Segmenter
 from paumer.model.cost import flop_formula, flops_of_trace
 from paumer.pause import NO_PAUSE, PauseConfig, parse_pauses
+from paumer.predictor import Predictor
 from paumer.sweep import SweepConfig, _Sweep, store_front, sweep, unique_names
 
 NAMES = {"model": "made", "data": "made", "split": "val"}
@@ -121,6 +124,34 @@ def test_conditions_are_written_down(model, dataset, tmp_path):
     assert info["threads"] == torch.get_num_threads()
     assert info["versions"]["torch"] == torch.__version__
     assert info["inference"]["mode"] == "whole"
+
+
+def test_a_sweep_in_half_precision_is_of_the_same_weights(model, dataset, tmp_path):
+    result = sweep(model, dataset, config(tmp_path, search="none", rounds=1, dtype="bfloat16"), names=NAMES)
+    assert result.folder.info["dtype"] == "bfloat16" and model.pixel_mean.dtype == torch.float32
+    assert result.front.conditions["model_id"] == model_id(model) != model_id(tiny_model().to(torch.bfloat16))
+    half = tiny_model().to(torch.bfloat16)
+    with torch.no_grad():
+        predictions = [half.segment(sample.image[None], PAUSES[0]).labels[0] for sample in dataset.samples]
+    expected = mean_iou(predictions, [sample.mask for sample in dataset.samples], 5)
+    assert result.folder.scores("all")[PAUSES[0]]["miou"] == pytest.approx(expected, abs=1e-4)
+    # Its front serves the same weights in any dtype.
+    for dtype in (None, "bfloat16"):
+        assert Predictor(model, target_throughput=1e-3, front=result.front, dtype=dtype).pause in {NO_PAUSE, *PAUSES}
+
+
+def test_what_is_timed_is_what_predicts(model, dataset, tmp_path, monkeypatch):
+    """The mask and not the logits of all pixels, which would cost all configurations the same on top."""
+    calls = []
+    real = Segmenter.segment
+    monkeypatch.setattr(
+        Segmenter, "segment", lambda self, *args, **kw: calls.append(args[1]) or real(self, *args, **kw)
+    )
+    options = {"search": "none", "rounds": 2, "pauses": PAUSES[:1]}
+    info = sweep(model, dataset, config(tmp_path, **options), names=NAMES).folder.info
+    assert info["output"] == "mask"
+    # One to warm up and two rounds in turns with not pausing, then the six images of the score.
+    assert calls.count(PAUSES[0]) == 3 + len(dataset)
 
 
 def test_scores_equal_brute_force(model, dataset, tmp_path, machine):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import json
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,9 +22,11 @@ from tqdm import tqdm
 from paumer.data.images import is_image_name
 from paumer.errors import InputError
 from paumer.files import make_folder, write_folder_beside, write_text
-from paumer.prediction import KINDS, check_kinds, describe_views
+from paumer.prediction import KINDS, Prediction, check_kinds, describe_views
 from paumer.predictor import Predictor, as_image
 from paumer.video import VideoWriter, is_video, probe_video, read_frames
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -236,12 +239,12 @@ def _predict_images(
             pixels[source] = as_image(source.path)
         except InputError as error:
             records[source] = _failure(source, error)
-    try:
-        predictions = predictor.predict_batch(list(pixels.values()))
-    except InputError as error:
-        return [records.get(source) or _failure(source, error) for source in sources]
+    predictions = _predict_together(predictor, pixels)
     seconds = (time.perf_counter() - start) / len(sources)
-    for source, prediction in zip(pixels, predictions, strict=True):
+    for source, prediction in predictions.items():
+        if isinstance(prediction, InputError):
+            records[source] = _failure(source, prediction)
+            continue
         targets = {kind: _target(out, source, kind) for kind in plan[source]}
         try:
             for kind, path in targets.items():
@@ -256,6 +259,20 @@ def _predict_images(
             **prediction.to_dict(),
         }
     return [records[source] for source in sources]
+
+
+def _predict_together(predictor: Predictor, pixels: Mapping[_Source, Tensor]) -> dict[_Source, Prediction | InputError]:
+    """What becomes of images that are read: one by one where they do not fit into the memory together."""
+    try:
+        return dict(zip(pixels, predictor.predict_batch(list(pixels.values())), strict=True))
+    except InputError as error:
+        if len(pixels) == 1:
+            return dict.fromkeys(pixels, error)
+        log.warning("%s; its images go one by one", error)
+    found: dict[_Source, Prediction | InputError] = {}
+    for source, image in pixels.items():
+        found |= _predict_together(predictor, {source: image})
+    return found
 
 
 def _failure(source: _Source, error: InputError) -> dict[str, Any]:

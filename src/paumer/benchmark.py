@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 import paumer
 from paumer.data.images import read_image
+from paumer.device import choose_dtype, device_name
 from paumer.errors import InputError, did_you_mean
 from paumer.model import Segmenter, SegmenterOutput, compile_segmenter
 from paumer.model.cost import count_flops, flops_of_trace
@@ -38,8 +39,6 @@ from paumer.model.criterion import check_criterion
 from paumer.pause import NO_PAUSE, PauseConfig
 
 log = logging.getLogger(__name__)
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # auto: what torch chooses; eager: softmax(q k) v written out with its n x n matrix, as models of 2021 did.
 ATTENTIONS: dict[str, SDPBackend | None] = {
@@ -300,7 +299,8 @@ def benchmark(
         model: timed on the device where it is.
         image_size: (height, width) of the random noise that is timed where no ``images`` are given.
         batch_size: images per call; None searches the batch that fills the device, unpaused.
-        dtype: ``float32``, ``bfloat16`` or ``float16``; weights and activations both, nothing is cast on the way.
+        dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto`` (see `choose_dtype`); weights and activations both,
+            nothing is cast on the way.
         attention: ``auto``, ``eager``, or a back-end of torch: ``flash``, ``efficient``, ``cudnn``, ``math``.
         compile: ``off``, ``block`` or ``full`` (see `paumer.compile_segmenter`); graphs are made before the rounds.
         upsample: whether the upsampling of the logits to the image's size is part of the call.
@@ -315,11 +315,13 @@ def benchmark(
     """
     pauses = list(dict.fromkeys([NO_PAUSE, *pauses]))
     _check_numbers(image_size, batch_size, rounds, warmup)
-    _check_words(dtype, attention, criterion)
+    _check_words(attention, criterion)
     names = ["random noise"] if images is None else list(image_names) or ["images of the caller"]
     images = _noise(image_size) if images is None else images
     size = (images.shape[-2], images.shape[-1])
     device = model.pixel_mean.device
+    own_dtype = choose_dtype(dtype, device)
+    dtype = str(own_dtype).removeprefix("torch.")
     state = conditions(device)
     held = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     for pause in pauses:
@@ -330,7 +332,7 @@ def benchmark(
     # Before anything is timed, since it also refuses what the forward pass would.
     fixed = [pause for pause in pauses if not pause.is_adaptive]
     flops = {pause: count_flops(model, pause, size, criterion=criterion) for pause in fixed}
-    subject = _Subject(compile_segmenter(_own_copy(model, dtype, attention), compile), images, criterion, upsample)
+    subject = _Subject(compile_segmenter(_own_copy(model, own_dtype, attention), compile), images, criterion, upsample)
     with torch.inference_mode(), attention_kernel(attention), _lack_of_memory_told(size, device):
         _check_runs(subject, dtype, attention)
         batch_size = batch_size or _search_batch(subject)
@@ -376,15 +378,6 @@ def conditions(device: torch.device) -> dict[str, Any]:
     }
 
 
-def device_name(device: torch.device) -> str:
-    """The GPU's or the processor's name, as the system tells it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text(encoding="utf-8")) if cpuinfo.is_file() else None
-    return found[1] if found else platform.processor() or platform.machine()
-
-
 def read_images(paths: Iterable[str | Path], image_size: tuple[int, int]) -> Tensor:
     """Image files -> uint8 (n, 3, *image_size): resized, keeping their aspect, to cover that size, then its middle."""
     return torch.stack([_cover(read_image(path), image_size) for path in paths])
@@ -422,9 +415,9 @@ class _Subject:
         return [partial(self.model, batch, pause, **options) for pause in pauses]
 
 
-def _own_copy(model: Segmenter, dtype: str, attention: str) -> Segmenter:
+def _own_copy(model: Segmenter, dtype: torch.dtype, attention: str) -> Segmenter:
     """A copy in evaluation mode, since others may use the model, in its own dtype and with its own attention."""
-    own = copy.deepcopy(model).to(DTYPES[dtype]).eval()
+    own = copy.deepcopy(model).to(dtype).eval()
     for module in own.modules():
         if attention != "auto" and hasattr(module, "fused_attn"):  # timm's attention, of every kind
             # pyrefly: ignore[bad-argument-type] (torch calls every attribute of a module Tensor | Module)
@@ -474,20 +467,15 @@ def _check_numbers(image_size: tuple[int, int], batch_size: int | None, rounds: 
         raise InputError(f"time at least 1 round after 0 or more to warm up, got {rounds} after {warmup}")
 
 
-def _check_words(dtype: str, attention: str, criterion: str) -> None:
-    for kind, word, known in (("dtype", dtype, DTYPES), ("attention", attention, ATTENTIONS)):
-        if word not in known:
-            raise InputError(f"unknown {kind} '{word}': {did_you_mean(word, known)}")
+def _check_words(attention: str, criterion: str) -> None:
+    if attention not in ATTENTIONS:
+        raise InputError(f"unknown attention '{attention}': {did_you_mean(attention, ATTENTIONS)}")
     check_criterion(criterion)
 
 
 def _check_runs(subject: _Subject, dtype: str, attention: str) -> None:
     """Refuses a dtype or an attention that the device does not have, by trying."""
     device = subject.device
-    if device.type == "cuda" and dtype == "bfloat16":
-        with torch.cuda.device(device):
-            if not torch.cuda.is_bf16_supported(including_emulation=False):
-                raise InputError(f"{device_name(device)} computes no bfloat16: take float16 or float32")
     (call,) = subject.calls([NO_PAUSE], 1)
     try:
         call()

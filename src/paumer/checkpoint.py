@@ -150,5 +150,7 @@ def model_id(model: Segmenter) -> str:
     """16 hexadecimal digits that two models share if weights and architecture are the same, bit for bit."""
     digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
     for key, tensor in sorted(model.state_dict().items()):
-        digest.update(key.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        # As bytes, since NumPy has no bfloat16.
+        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(key.encode() + content.numpy().tobytes())
     return digest.hexdigest()[:16]

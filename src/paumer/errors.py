@@ -1,12 +1,15 @@
-"""Errors that are the user's to mend: one sentence that says what, what we got, and what would work.
+"""What the user is told: errors that are theirs to mend, and warnings that need saying only once.
 
-Knows nothing of where they are shown; the command line prints them and exits with 2.
+An error is one sentence: what, what we got, and what would work. Knows nothing of where it is shown; the command line
+prints it and exits with 2.
 """
 
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterable
+from functools import cache
 
 
 class InputError(ValueError):
@@ -26,3 +29,9 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     if near := difflib.get_close_matches(word, options, n=1, cutoff=0.6):
         return f"did you mean '{near[0]}'?"
     return f"known: {', '.join(options)}"
+
+
+@cache
+def warn_once(log: logging.Logger, message: str) -> None:
+    """Warns of what holds for every call of a process, such as a slower way that was taken."""
+    log.warning(message)

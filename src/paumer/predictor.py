@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from paumer.benchmark import time_interleaved
+from paumer.benchmark import is_out_of_memory, time_interleaved
 from paumer.checkpoint import model_id, open_segmenter
 from paumer.data.images import read_image
 from paumer.data.spec import distinct_palette
@@ -31,7 +31,7 @@ from paumer.model import Segmenter, compile_segmenter
 from paumer.model.folder import fetch_model_folder
 from paumer.pause import NO_PAUSE, PauseConfig
 from paumer.prediction import PatchViews, Prediction
-from paumer.segment import inference_config, segment_images
+from paumer.segment import in_dtype, inference_config, segment_images
 from paumer.visualize import Pixels
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,8 @@ class Predictor:
         pause: for calls that name none.
         criterion: what ranks the patches: ``entropy``, ``max_prob``, ``margin``, ``random``.
         device: ``auto`` (CUDA if there is one; a model that is given stays where it is), ``cpu``, ``cuda:1``, ``mps``.
+        dtype: of weights and activations: ``float32``, ``bfloat16``, ``float16``; ``auto`` is half precision where the
+            device is known to gain by it. By default that of the model: float32 when it is opened here.
         inference: windows, scales, flip and resizing; by default what the model's configuration says.
         seed: for the criterion ``random``.
         target_throughput: images per second, in place of ``pause``: the configuration of the model's front with the
@@ -63,7 +65,7 @@ class Predictor:
         compile: ``off``, ``block`` or ``full``, see :func:`paumer.compile_segmenter`. The first images wait for it.
 
     Raises:
-        InputError: no such model or device, a layer it does not have, a criterion that its heads cannot give; no
+        InputError: no such model, device or dtype, a layer it does not have, a criterion that its heads cannot give; no
             front, one of other weights, or a target that is out of reach.
     """
 
@@ -74,6 +76,7 @@ class Predictor:
         *,
         criterion: str = "entropy",
         device: str = "auto",
+        dtype: str | None = None,
         inference: InferenceConfig | None = None,
         seed: int = 0,
         target_throughput: float | None = None,
@@ -88,7 +91,8 @@ class Predictor:
         elif front is not None:
             raise InputError("a front was given without a target throughput to choose by")
         target = None if isinstance(model, Segmenter) and device == "auto" else choose_device(device)
-        self.model = (model if isinstance(model, Segmenter) else open_segmenter(model)).to(target).eval()
+        given = (model if isinstance(model, Segmenter) else open_segmenter(model)).to(target).eval()
+        self.model = in_dtype(given, dtype)
         config = self.model.config
         self.pause = PauseConfig.parse(pause)
         self.criterion = criterion
@@ -103,7 +107,7 @@ class Predictor:
         self.model = compile_segmenter(self.model, compile)
         if target_throughput is not None:
             assert isinstance(front, Front)
-            self.pause = self._choose(front, target_throughput)
+            self.pause = self._choose(front, target_throughput, model_id(given))
 
     @property
     def device(self) -> torch.device:
@@ -114,14 +118,17 @@ class Predictor:
         """Whether predictions know what became of the patches: the whole image goes through the model, once."""
         return self.inference.is_single_view
 
-    def _choose(self, front: Front, target: float) -> PauseConfig:
-        """The best mIoU among the front's configurations that are fast enough here and now."""
+    def _choose(self, front: Front, target: float, weights: str) -> PauseConfig:
+        """The best mIoU among the front's configurations that are fast enough here and now.
+
+        ``weights`` is the id of the model before it was put into another dtype.
+        """
         made_with = front.conditions.get("criterion")
         if made_with != self.criterion:
             raise InputError(
                 f"the front was made with the criterion '{made_with}', not '{self.criterion}': sweep again"
             )
-        if front.conditions.get("model_id") != model_id(self.model):
+        if front.conditions.get("model_id") != weights:
             raise InputError("the front is of other weights than this model's: sweep again")
         choice = choose_for_throughput(self.time_front(front), target)
         log.info(
@@ -197,7 +204,9 @@ class Predictor:
                 criterion=self.criterion,
                 seeds=[self.seed] * len(images),
             )
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             count = f"a batch of {len(images)} images" if len(images) > 1 else "an image"
             raise InputError(
                 f"{count} of {images.shape[2]}x{images.shape[3]} does not fit in the memory of {self.device}: "

@@ -6,6 +6,7 @@ windows and several views go image by image, since their logits have to be avera
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from paumer.device import choose_dtype
 from paumer.inference import InferenceConfig, resize_images, segment_image, view_size
 from paumer.model import Segmenter, Trace
 from paumer.pause import PauseConfig
@@ -42,6 +44,19 @@ def inference_config(model: Segmenter, **overrides: Any) -> InferenceConfig:
     }
     values.update({key: value for key, value in overrides.items() if value is not None})
     return InferenceConfig(**values)
+
+
+def in_dtype(model: Segmenter, dtype: str | None) -> Segmenter:
+    """The model for inference in a dtype of `choose_dtype`: a copy, or itself if that is its own or None is asked for.
+
+    Weights and activations are of that type, nothing is cast on the way; scores and probabilities are float32 anyway.
+
+    Raises:
+        InputError: a dtype that is unknown, or that the device where the model is does not have.
+    """
+    if dtype is None or choose_dtype(dtype, model.pixel_mean.device) == model.pixel_mean.dtype:
+        return model
+    return copy.deepcopy(model).to(choose_dtype(dtype, model.pixel_mean.device)).eval()
 
 
 @torch.inference_mode()

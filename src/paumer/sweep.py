@@ -34,11 +34,11 @@ from paumer.front import (
     knee,
     skyline,
 )
-from paumer.inference import InferenceConfig, resize_images, segment_image, view_size
+from paumer.inference import InferenceConfig, resize_images, view_size
 from paumer.model import Segmenter
 from paumer.model.cost import count_call
 from paumer.pause import NO_PAUSE, PAPER_CONFIGS, PauseConfig
-from paumer.segment import inference_config
+from paumer.segment import in_dtype, inference_config, segment_images
 from paumer.sweep_folder import SweepFolder
 
 SEARCHES = ("none", "grid", "greedy")
@@ -66,6 +66,8 @@ class SweepConfig:
         batch_size: images per timed forward pass, and per scored one where a share of the batch pauses.
         image_size: (height, width) of the timed images, by default that of the split's first image.
         rounds: how often everything is timed.
+        dtype: what to compute in, for speed and mIoU alike: ``float32``, ``bfloat16``, ``float16`` or ``auto``; by
+            default that of the model.
     """
 
     out: str
@@ -82,6 +84,7 @@ class SweepConfig:
     batch_size: int = 1
     image_size: tuple[int, int] | None = None
     rounds: int = 7
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         if self.search not in SEARCHES:
@@ -158,7 +161,8 @@ class _Sweep:
         inference: InferenceConfig,
         progress: bool,
     ) -> None:
-        self.model, self.dataset, self.config, self.inference = model, dataset, config, inference
+        self.model = in_dtype(model, config.dtype)
+        self.dataset, self.config, self.inference = dataset, config, inference
         self.progress = progress
         self.layers = config.layers or tuple(range(min(3, model.depth), max(model.depth, 4)))
         self._check()
@@ -180,9 +184,9 @@ class _Sweep:
                 "names": unique_names(dataset.spec.names),
                 "palette": dataset.spec.palette,
                 **conditions(self.device),
-                "dtype": str(model.pixel_mean.dtype).removeprefix("torch."),
+                "dtype": str(self.model.pixel_mean.dtype).removeprefix("torch."),
                 "attention": "auto",
-                "upsample": True,
+                "output": "mask",  # what a timed call ends with, at the image's size
                 "batch_size": config.batch_size,
                 "timed_images": sum(map(len, self.batches)),
                 "image_size": list(self.batches[0].shape[-2:]),
@@ -329,8 +333,8 @@ class _Sweep:
 
     def _time_together(self, pauses: Sequence[PauseConfig]) -> list[dict[str, Any]]:
         calls = [self._call(pause) for pause in (NO_PAUSE, *pauses)]
+        flops = [self._count(pause) for pause in pauses]
         with torch.inference_mode():
-            flops = [count_call(call) for call in calls[1:]]
             seconds = time_interleaved(calls, rounds=self.config.rounds, warmup=1, device=self.device)
         baseline = seconds[0]
         total = sum(map(len, self.batches))
@@ -340,18 +344,26 @@ class _Sweep:
         ]
 
     def _call(self, pause: PauseConfig) -> Callable[[], object]:
-        def predict(images: Tensor) -> Tensor:
-            # Windows and views come in numbers of their own.
-            seeds = [self.config.seed] * len(images)
-            return self.model(images, pause, criterion=self.config.criterion, seeds=seeds).logits
+        """What is timed is what predicts and what is scored."""
 
-        def segment(images: Tensor) -> Tensor:
-            if len(images) == 1:
-                return segment_image(predict, images[0], self.inference)
-            size = (images.shape[-2], images.shape[-1])
-            return resize_images(predict(resize_images(images, view_size(size, self.inference))), size)
+        def segment(images: Tensor) -> object:
+            seeds = [self.config.seed] * len(images)
+            return segment_images(
+                self.model, images, pause, self.inference, criterion=self.config.criterion, seeds=seeds
+            )
 
         return lambda: [segment(images) for images in self.batches]
+
+    @torch.inference_mode()
+    def _count(self, pause: PauseConfig) -> int:
+        """FLOP of the timed images; no interpolation of the mask counts."""
+        if not self.inference.is_single_view:
+            return count_call(self._call(pause))
+        seen = view_size((self.batches[0].shape[-2], self.batches[0].shape[-1]), self.inference)
+        options = {"criterion": self.config.criterion, "upsample": False}
+        return count_call(
+            lambda: [self.model(resize_images(images, seen), pause, **options) for images in self.batches]
+        )
 
     def score(self, pauses: Iterable[PauseConfig], subset: str) -> None:
         """Scores what has no score on that part of the split yet, one line for each."""

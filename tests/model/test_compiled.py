@@ -30,7 +30,7 @@ PAUSES = ["none", "2:0.5,4:0.4", "3:0.5", "1:0.3,2:0.4", "5:0.9", "2:1.2nats", "
 def no_graphs():
     torch._dynamo.reset()
     counters.clear()
-    compiled._say_once.cache_clear()
+    compiled.warn_once.cache_clear()
 
 
 @needs_compiler

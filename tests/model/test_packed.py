@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import Attention
 from timm.models.vision_transformer import Block, ParallelScalingBlock, ResPostBlock
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from paumer.model import packed
 
@@ -119,6 +120,15 @@ def test_one_call_of_variable_length_where_the_device_has_it(monkeypatch):
     torch.testing.assert_close(packed.run_packed(block, tokens(), LENGTHS), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_the_kernel_of_this_torch_takes_what_it_is_given():
+    """Names and types of arguments, through the kernel's own checks; without a GPU nothing is computed."""
+    pytest.importorskip("torch.nn.attention.varlen")
+    with FakeTensorMode():
+        q, k, v = (torch.empty(sum(LENGTHS), 3, 16, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+        y = packed._attend_varlen(q, k, v, LENGTHS)
+    assert (y.shape, y.dtype, y.device.type) == (q.shape, torch.bfloat16, "cuda")
+
+
 class OnCuda:
     """What is asked of a tensor before a kernel is chosen."""
 
@@ -131,7 +141,7 @@ class OnCuda:
 @pytest.fixture
 def gpu(monkeypatch):
     """A GPU that has what it takes, and nothing said yet."""
-    packed._say_once.cache_clear()
+    packed.warn_once.cache_clear()
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
 

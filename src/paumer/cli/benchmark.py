@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paumer.cli.options import PAUSE_HELP, Parser, add_compile, add_model
+from paumer.cli.options import PAUSE_HELP, Parser, add_compile, add_dtype, add_model
 from paumer.errors import InputError
 from paumer.pause import NO_PAUSE, parse_pauses
 
@@ -43,7 +43,7 @@ def benchmark_command(argv: Sequence[str]) -> int:
         default=["1", "auto"],
         help="numbers of images, or auto: the batch that fills the device",
     )
-    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
+    add_dtype(parser)
     parser.add_argument(
         "--attention",
         default="auto",

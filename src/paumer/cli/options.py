@@ -45,6 +45,14 @@ def add_data(parser: ArgumentParser, positional: bool = False) -> None:
     parser.add_argument("--split", default="val", help="train, val or test")
 
 
+def add_dtype(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        help="what to compute in: float32, bfloat16, float16; auto: half precision where the device gains by it",
+    )
+
+
 def add_compile(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--compile",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from paumer.cli.options import PAUSE_HELP, Parser, add_compile, add_inference, add_model, inference_from
+from paumer.cli.options import PAUSE_HELP, Parser, add_compile, add_dtype, add_inference, add_model, inference_from
 from paumer.pause import PauseConfig
 
 
@@ -37,6 +37,7 @@ def predict_command(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there already")
     parser.add_argument("--label-ids", action="store_true", help="masks with the data set's own ids")
+    add_dtype(parser)
     add_compile(parser)
     add_inference(parser)
     args = parser.parse_args(argv)
@@ -54,6 +55,7 @@ def predict_command(argv: Sequence[str]) -> int:
         pause,
         criterion=args.criterion,
         device=str(device),
+        dtype=args.dtype,
         inference=inference_from(args, model),
         target_throughput=args.target_throughput,
         front=None if args.target_throughput is None else front_file(args.model),

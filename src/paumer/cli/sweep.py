@@ -9,7 +9,16 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from paumer.cli.options import PAUSE_HELP, Parser, add_data, add_inference, add_model, inference_from, open_data
+from paumer.cli.options import (
+    PAUSE_HELP,
+    Parser,
+    add_data,
+    add_dtype,
+    add_inference,
+    add_model,
+    inference_from,
+    open_data,
+)
 from paumer.pause import NO_PAUSE, parse_pauses
 
 if TYPE_CHECKING:
@@ -53,6 +62,7 @@ def sweep_command(argv: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=7, help="how often everything is timed")
     parser.add_argument("--seed", type=int, default=0, help="of the criterion 'random'")
     parser.add_argument("--no-store", action="store_true", help="do not put the front into the model folder")
+    add_dtype(parser)
     add_inference(parser)
     args = parser.parse_args(argv)
     pauses = parse_pauses(args.pauses)
@@ -76,6 +86,7 @@ def sweep_command(argv: Sequence[str]) -> int:
         batch_size=args.batch_size,
         image_size=tuple(args.image_size) if args.image_size else None,
         rounds=args.rounds,
+        dtype=args.dtype,
     )
     device = choose_device(args.device)
     dataset = open_data(args)

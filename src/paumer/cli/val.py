@@ -13,6 +13,7 @@ from paumer.cli.options import (
     PAUSE_HELP,
     Parser,
     add_data,
+    add_dtype,
     add_inference,
     add_model,
     inference_from,
@@ -31,6 +32,7 @@ def val_command(argv: Sequence[str]) -> int:
     add_model(parser)
     add_data(parser)
     parser.add_argument("--pauses", nargs="+", default=["none"], help=f"{PAUSE_HELP}; @paper: the 13 of Table 1")
+    add_dtype(parser)
     add_inference(parser)
     parser.add_argument(
         "--batch-size", type=int, default=1, help="images of one size that go through together: of influence on @batch"
@@ -46,10 +48,11 @@ def val_command(argv: Sequence[str]) -> int:
     from paumer.device import choose_device
     from paumer.evaluate import evaluate, spread_indices
     from paumer.files import write_text
+    from paumer.segment import in_dtype
 
     device = choose_device(args.device)
     dataset = open_data(args)
-    model = open_segmenter(args.model).to(device)
+    model = in_dtype(open_segmenter(args.model).to(device), args.dtype)
     results = evaluate(
         model,
         dataset,
@@ -67,6 +70,7 @@ def val_command(argv: Sequence[str]) -> int:
             "data": args.data,
             "split": args.split,
             **result.to_dict(dataset.spec.names),
+            "dtype": str(model.pixel_mean.dtype).removeprefix("torch."),
             **versions(device),
         }
         for result in results

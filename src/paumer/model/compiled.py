@@ -11,14 +11,14 @@ import inspect
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
-from paumer.errors import InputError, did_you_mean
+from paumer.errors import InputError, did_you_mean, warn_once
 from paumer.model.segmenter import Segmenter, SegmenterOutput
 from paumer.model.trace import Trace
 from paumer.pause import PauseConfig
@@ -93,10 +93,10 @@ class _Graphs:
         self, images: Tensor, pause: PauseConfig, criterion: str, seeds: Sequence[int] | None
     ) -> SegmenterOutput:
         if pause.is_adaptive:
-            _say_once(f"no graph holds '{pause}', whose number of tokens follows the image: it runs uncompiled")
+            warn_once(log, f"no graph holds '{pause}', whose number of tokens follows the image: it runs uncompiled")
             return self.predict(images, pause, criterion, seeds)
         if criterion == "random" and pause.steps:
-            _say_once("no graph holds the criterion 'random', which is drawn anew each time: it runs uncompiled")
+            warn_once(log, "no graph holds the criterion 'random', which is drawn anew each time: it runs uncompiled")
             return self.predict(images, pause, criterion, seeds)
         on_cuda = images.device.type == "cuda"
         modes = (torch.is_inference_mode_enabled(), torch.is_grad_enabled())
@@ -136,8 +136,3 @@ def clone_output(output: SegmenterOutput) -> SegmenterOutput:
         for step in output.trace.steps
     )
     return SegmenterOutput(output.logits.clone(), Trace(output.trace.grid, output.trace.batch_size, steps))
-
-
-@cache
-def _say_once(message: str) -> None:
-    log.warning(message)

@@ -8,7 +8,6 @@ diagonal blocks and nested tensors were slower than not pausing at all.
 from __future__ import annotations
 
 import logging
-from functools import cache
 from importlib.util import find_spec
 from itertools import accumulate
 
@@ -17,6 +16,8 @@ import torch.nn.functional as F
 from timm.layers import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+
+from paumer.errors import warn_once
 
 log = logging.getLogger(__name__)
 
@@ -82,10 +83,5 @@ def _has_varlen(q: Tensor) -> bool:
     elif torch.cuda.get_device_capability(q.device) < (8, 0):
         obstacle = f"{torch.cuda.get_device_name(q.device)} has no attention of variable length (Ampere and later do)"
     if obstacle:
-        _say_once(f"{obstacle}: attending image by image")
+        warn_once(log, f"{obstacle}: attending image by image")
     return obstacle is None
-
-
-@cache
-def _say_once(message: str) -> None:
-    log.warning(message)

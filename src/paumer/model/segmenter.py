@@ -255,8 +255,9 @@ class Segmenter(nn.Module):
     def pad(self, x: Tensor) -> Tensor:
         """Zeros at the right and the bottom, after normalisation as Segmenter does: the mean colour."""
         h, w = self.grid_of(*x.shape[-2:])
-        ph, pw = self.patch_size
-        return F.pad(x, (0, w * pw - x.shape[-1], 0, h * ph - x.shape[-2]))
+        bottom, right = h * self.patch_size[0] - x.shape[-2], w * self.patch_size[1] - x.shape[-1]
+        # Padding by nothing would copy.
+        return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
 
     def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Bilinear: (B, C, h, w) on the patch grid -> (B, C, *size).
