@@ -3,9 +3,10 @@
 For each layer and ratio: the same share of each image, the same share of the batch (`5:0.6@batch`), and a threshold
 chosen so that over the whole split as many tokens pause (`5:0.35nats`). Times are of batches of different images, in
 turns; beside the packed way stand padding to the longest image of the batch with a mask, and what most code does, which
-is to keep all tokens and to mask those that paused. A threshold pauses another number in every batch, so its time is
+is to keep all tokens and to mask those that paused. A budget pauses another number in every batch, so its time is
 compared with the fixed share that pauses as many in that batch. For each threshold there are three more batches: the
-images that pause most, those that pause least, and half and half.
+images that pause most, those that pause least, and half and half. `--mixed` takes image files of other cameras; batches
+are then also made of the data set and of them, half and half, as where several cameras feed one model.
 
     python benchmarks/adaptive.py checkpoints/camvid-vit-tiny --data camvid --root CAMVID --out OUT.csv
 """
@@ -26,7 +27,7 @@ from rows import Row, collect, state_of
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from paumer.benchmark import time_interleaved
+from paumer.benchmark import read_images, time_interleaved
 from paumer.checkpoint import open_segmenter
 from paumer.data import create_dataset
 from paumer.data.datasets import Dataset
@@ -108,6 +109,11 @@ class Timer:
         taken = time_interleaved(calls, rounds=self.rounds, warmup=1, device=batch.device)
         return {name: np.array(own) for name, own in zip(named, taken, strict=True)}
 
+    def shares_paused(self, batch: Tensor, pause: PauseConfig) -> np.ndarray:
+        """(B,): the share of each image's patches that pauses."""
+        trace = self.model(batch, pause, upsample=False).trace
+        return (trace.paused_at() > 0).float().mean(dim=(1, 2)).cpu().numpy().astype(float)
+
     def _padded(self, call: Callable[[], object], longest: int) -> object:
         with padding(longest):
             return call()
@@ -117,7 +123,12 @@ def measure(model: Segmenter, dataset: Dataset, args: argparse.Namespace) -> Ite
     """Rows of one (layer, ratio) after another."""
     size = (args.image_size[0], args.image_size[1])
     device, timer = model.pixel_mean.device, Timer(model, args.rounds)
+    others = read_images(args.mixed, size) if args.mixed else None
     check_padding(model, dataset, size)
+
+    def batch_of(places: Sequence[int]) -> Tensor:
+        return torch.stack([image_of(dataset, int(place), size) for place in places]).to(device)
+
     for text in args.pauses:
         ((layer, ratio),) = PauseConfig.parse(text).steps
         scores = entropies_at(model, dataset, layer, size)
@@ -127,50 +138,72 @@ def measure(model: Segmenter, dataset: Dataset, args: argparse.Namespace) -> Ite
             "@batch": PauseConfig(((layer, BatchShare(ratio)),)),
             "nats": PauseConfig(((layer, threshold),)),
         }
+        about = {"layer": layer, "ratio": ratio}
         results = evaluate(model, dataset, list(modes.values()), batch_size=args.batch_size, progress=True)
-        times: dict[str, list[np.ndarray]] = {}
-        indices = spread_indices(len(dataset), args.batches * args.batch_size)
-        for places in np.reshape(indices, (args.batches, args.batch_size)).T.reshape(args.batches, -1):
-            batch = torch.stack([image_of(dataset, int(place), size) for place in places]).to(device)
-            own_share = float(paused_below(scores[places], threshold.nats, threshold.high).mean() / scores.shape[1])
-            named = {"none": NO_PAUSE, **modes}
-            named |= {f"{mode} {way}": modes[mode] for mode in ("@batch", "nats") for way in ("padded", "masked")}
-            named["as many as nats"] = PauseConfig(((layer, own_share),))
-            for name, seconds in timer(batch, named).items():
-                times.setdefault(name, []).append(seconds)
-        seconds = {name: np.concatenate(parts) for name, parts in times.items()}
+        batches = [batch_of(places) for places in spread(len(dataset), args.batches, args.batch_size)]
+        timed = compare(timer, batches, modes)
         for (mode, pause), result in zip(modes.items(), results, strict=True):
-            equal = seconds["as many as nats" if mode == "nats" else "fixed"]
-            row = {"layer": layer, "ratio": ratio, "mode": mode, "pause": str(pause), "miou": f"{result.miou:.2f}"}
-            row |= {"tokens": f"{result.tokens:.4f}", "ms_per_image": ms_per_image(seconds[mode], args.batch_size)}
-            row |= {"speedup": median(seconds["none"] / seconds[mode]), "over_fixed": median(seconds[mode] / equal)}
-            row |= quartiles(seconds[mode] / equal)
-            if mode != "fixed":
-                row |= against_padding(seconds, mode)
-            yield row
-        yield from easy_and_hard(dataset, scores, modes["nats"], timer, args, size, device)
+            score = {"miou": f"{result.miou:.2f}", "tokens": f"{result.tokens:.4f}"}
+            yield {**about, "images": args.data, "mode": mode, "pause": str(pause), **score, **timed[mode]}
+        for kind, places in easy_and_hard(scores, threshold, args.batch_size).items():
+            row = compare(timer, [batch_of(places)], {"nats": modes["nats"]})["nats"]
+            yield {**about, "images": f"{args.data}, {kind}", "mode": "nats", "pause": str(modes["nats"]), **row}
+        if others is not None:
+            half = args.batch_size // 2
+            mixed = []
+            for number, places in enumerate(spread(len(dataset), args.batches, half)):
+                turn = (torch.arange(args.batch_size - half) + number * (args.batch_size - half)) % len(others)
+                mixed.append(torch.cat([batch_of(places), others[turn].to(device)]))
+            timed = compare(timer, mixed, {mode: modes[mode] for mode in ("@batch", "nats")})
+            for mode, row in timed.items():
+                images = f"{args.data} and {len(others)} of other cameras"
+                yield {**about, "images": images, "mode": mode, "pause": str(modes[mode]), **row}
 
 
-def easy_and_hard(dataset, scores, pause, timer, args, size, device) -> Iterator[Row]:
-    """The threshold on the batch of the easiest images and on that of the hardest."""
-    ((layer, threshold),) = pause.steps
-    paused = paused_below(scores, threshold.nats, threshold.high)
-    order = np.argsort(-paused, kind="stable")
-    half = args.batch_size // 2
-    batches = {"easiest": order[: args.batch_size], "hardest": order[-args.batch_size :]}
-    batches["half and half"] = np.concatenate([order[:half], order[half - args.batch_size :]])
-    for kind, places in batches.items():
-        batch = torch.stack([image_of(dataset, int(place), size) for place in places]).to(device)
-        seconds = timer(batch, {"none": NO_PAUSE, "nats": pause, "nats padded": pause, "nats masked": pause})
-        yield {
-            "layer": layer,
-            "mode": f"nats, {kind}",
-            "pause": str(pause),
-            "paused": f"{paused[places].mean() / scores.shape[1]:.3f}",
-            "ms_per_image": ms_per_image(seconds["nats"], args.batch_size),
-            "speedup": median(seconds["none"] / seconds["nats"]),
-            **against_padding(seconds, "nats"),
-        }
+def spread(num_images: int, batches: int, batch_size: int) -> np.ndarray:
+    """(batches, batch_size) places in the data set, each batch spread over all of it."""
+    indices = spread_indices(num_images, batches * batch_size)
+    return np.reshape(indices, (batch_size, batches)).T
+
+
+def easy_and_hard(scores: np.ndarray, threshold: Threshold, batch_size: int) -> dict[str, np.ndarray]:
+    """The images of which a threshold pauses most, those of which least, and half and half."""
+    order = np.argsort(-paused_below(scores, threshold.nats, threshold.high), kind="stable")
+    half = batch_size // 2
+    both = np.concatenate([order[:half], order[half - batch_size :]])
+    return {"easiest": order[:batch_size], "hardest": order[-batch_size:], "half and half": both}
+
+
+def compare(timer: Timer, batches: Sequence[Tensor], modes: dict[str, PauseConfig]) -> dict[str, Row]:
+    """Times of every mode over all batches, beside not pausing, a fixed share that pauses as many, and padding."""
+    times: dict[str, list[np.ndarray]] = {}
+    shares: dict[str, list[np.ndarray]] = {}
+    for batch in batches:
+        named = {"none": NO_PAUSE, **modes}
+        for mode, pause in modes.items():
+            if mode == "fixed":
+                continue
+            ((layer, _),) = pause.steps
+            paused = timer.shares_paused(batch, pause)
+            shares.setdefault(mode, []).append(paused)
+            named[f"as many as {mode}"] = PauseConfig(((layer, float(paused.mean())),))
+            named |= {f"{mode} {way}": pause for way in ("padded", "masked")}
+        for name, seconds in timer(batch, named).items():
+            times.setdefault(name, []).append(seconds)
+    seconds = {name: np.concatenate(parts) for name, parts in times.items()}
+    batch_size = len(batches[0])
+    rows = {}
+    for mode in modes:
+        row: Row = {"ms_per_image": ms_per_image(seconds[mode], batch_size)}
+        row["speedup"] = median(seconds["none"] / seconds[mode])
+        if mode != "fixed":
+            equal = seconds[f"as many as {mode}"]
+            paused = np.concatenate(shares[mode])
+            row |= {"paused": f"{paused.mean():.3f}", "least": f"{paused.min():.3f}", "most": f"{paused.max():.3f}"}
+            row |= {"over_fixed": median(seconds[mode] / equal), **quartiles(seconds[mode] / equal)}
+            row |= against_padding(seconds, mode)
+        rows[mode] = row
+    return rows
 
 
 def against_padding(seconds: dict[str, np.ndarray], mode: str) -> Row:
@@ -207,7 +240,12 @@ def run(args: argparse.Namespace) -> Iterator[Row]:
     model = open_segmenter(args.model).eval().to(choose_device(args.device), DTYPES[args.dtype])
     dataset = create_dataset(args.data, args.split, args.root)
     about = {"model": args.model, "data": args.data, "split": args.split, "num_images": len(dataset)}
-    about |= {"batch_size": args.batch_size, "batches": args.batches, "rounds": args.rounds}
+    about |= {
+        "mixed_with": len(args.mixed or []),
+        "batch_size": args.batch_size,
+        "batches": args.batches,
+        "rounds": args.rounds,
+    }
     about |= {"image_size": "x".join(map(str, args.image_size)), "dtype": args.dtype}
     for row in measure(model, dataset, args):
         yield {**row, **about, **state_of(model.pixel_mean.device)}
@@ -220,6 +258,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--root")
     parser.add_argument("--split", default="val")
     parser.add_argument("--pauses", nargs="+", default=["3:0.4", "5:0.6", "5:0.8"], help="one layer and ratio each")
+    parser.add_argument("--mixed", nargs="+", help="image files of other cameras, for mixed batches")
     parser.add_argument("--image-size", type=int, nargs=2, default=[360, 480], metavar=("H", "W"))
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--batches", type=int, default=3, help="timed batches of different images")

@@ -6,6 +6,10 @@ peak (Linux; on CUDA what torch allocated), of `forward`, which gives logits of 
 gives the mask alone. `gflop_per_s` is the formula's arithmetic over the time: where it stays level, the formula tells
 the time.
 
+The largest image (study `largest`, on a CPU) is searched with attention that gives its values back unread, and one
+block: attention of a million tokens takes hours, its memory is that of its result, and blocks follow one another. That
+this weighs the same is measured beside it, at the largest size that is tried in earnest.
+
     python benchmarks/scaling.py --out OUT.csv            # about half an hour on two CPU cores
     python benchmarks/scaling.py --device cuda --dtype bfloat16 --out OUT.csv
     python benchmarks/scaling.py --plot OUT.csv           # draws OUT.png from a finished table
@@ -16,6 +20,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -25,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from rows import Row, state_of, write_rows
 from torch import Tensor
 from tqdm import tqdm
@@ -44,6 +50,8 @@ SIZES = {
     "L": "vit_large_patch16_384",
 }
 PAUSES = ("5:0.6", "3:0.4,5:0.4,7:0.4")
+# A machine of 16 GiB, of which one is for everything else.
+MACHINE_BYTES, OTHERS_BYTES = 16 * 2**30, 2**30
 RESOLUTIONS = ((512, 512), (768, 768), (1024, 1024), (1024, 2048), (1536, 1536), (2048, 2048))
 
 
@@ -66,7 +74,13 @@ def plan(device: str) -> list[Row]:
         add("batch", "Ti", (512, 512), batch_size, PAUSES)
     add("depth", "Ti", (1024, 1024), 1, [f"{layer}:0.6" for layer in (1, 3, 5, 7, 9, 11)])
     # Weighed and not timed, with one block: memory does not depend on their number, and time does.
-    jobs.append(dict(study="memory", size="Ti", image_size=(4096, 4096), batch_size=1, pauses=[], whole=True, blocks=1))
+    weighed = dict(study="memory", size="Ti", batch_size=1, pauses=[], whole=True, blocks=1)
+    jobs.append({**weighed, "image_size": (4096, 4096)})
+    if not large:
+        jobs.append({**weighed, "image_size": (4096, 4096), "attention": "none"})
+        for what in ("forward", "segment"):
+            # Weights as they are trained: positions are resized to the image in every call.
+            jobs.append({**weighed, "study": "largest", "what": what, "attention": "none", "trained_size": (512, 512)})
     for crop, stride in (((768, 768), (512, 512)), ((512, 512), (512, 512))):
         window = dict(crop_size=crop, stride=stride)
         jobs.append(
@@ -110,8 +124,10 @@ def work(job: Row) -> list[Row]:
 
 
 def weigh(job: Row) -> dict[str, int | None]:
-    """Bytes that one call adds to a fresh process; `what` is forward or segment, `pause` the configuration."""
+    """Bytes that one call adds to a fresh process, and those of the process; `what` is forward or segment."""
     device = choose_device(job["device"])
+    if job.get("attention") == "none":
+        F.scaled_dot_product_attention = lambda query, key, value, **options: torch.empty_like(query).copy_(value)
     model, images = load(job, device)
     pause = PauseConfig.parse(job["pause"])
     call = partial(forward_of(job, model), images, pause)
@@ -123,13 +139,18 @@ def weigh(job: Row) -> dict[str, int | None]:
             held = torch.cuda.memory_allocated(device)
             torch.cuda.reset_peak_memory_stats(device)
             call()
-            return {"bytes": torch.cuda.max_memory_allocated(device) - held}
-        return {"bytes": resident_growth(call)}
+            return {"bytes": torch.cuda.max_memory_allocated(device) - held, "process": None}
+        grown = resident_growth(call)
+        return {
+            "bytes": grown,
+            "process": None if grown is None else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        }
 
 
 def load(job: Row, device: torch.device) -> tuple[Segmenter, Tensor]:
     torch.manual_seed(0)
-    model = create_model(SIZES[job["size"]], num_classes=job["num_classes"], image_size=tuple(job["image_size"]))
+    trained_size = tuple(job.get("trained_size", job["image_size"]))
+    model = create_model(SIZES[job["size"]], num_classes=job["num_classes"], image_size=trained_size)
     del model.encoder.blocks[job.get("blocks", len(model.encoder.blocks)) :]
     generator = torch.Generator().manual_seed(0)
     shape = (job["batch_size"], 3, *job["image_size"])
@@ -164,17 +185,58 @@ def run(args: argparse.Namespace) -> None:
     rows: list[Row] = []
     common = dict(num_classes=args.num_classes, device=args.device, dtype=args.dtype, rounds=args.rounds)
     jobs = [{**job, **common} for job in plan(args.device) if not args.studies or job["study"] in args.studies]
+    state = state_of(choose_device(args.device))
     for job in tqdm(jobs, unit="job"):
-        about = {"study": job["study"], "model": job["size"], "image_size": "x".join(map(str, job["image_size"]))}
+        about = {
+            "study": job["study"],
+            "model": job["size"],
+            "image_size": "x".join(map(str, job.get("image_size", ()))),
+        }
         about |= {"batch_size": job["batch_size"], "num_classes": args.num_classes, "dtype": args.dtype}
         about["window"] = "" if job.get("whole") else "{}x{} every {}x{}".format(*job["crop_size"], *job["stride"])
-        for row in [{"pause": "none"}] if job["study"] == "memory" else in_process("work", job):
+        about["attention"] = job.get("attention", "")
+        if job["study"] == "largest":
+            rows.append({**about, **largest(job)})
+            write_rows(args.out, rows)
+            continue
+        for row in [{"pause": "none", **state}] if job["study"] == "memory" else in_process("work", job):
             for what in weighed(job, row["pause"]):
                 weight = in_process("weigh", {**job, "pause": row["pause"], "what": what})["bytes"]
                 row[f"{what}_mib"] = "" if weight is None else round(weight / 2**20)
             rows.append({**about, **row})
             write_rows(args.out, rows)
     print(f"written to {args.out}")
+
+
+def largest(job: Row) -> Row:
+    """The largest square image whose process stays below the machine's memory, to 256 pixels, and what it weighs."""
+
+    def weight(side: int) -> int:
+        found = in_process("weigh", {**job, "image_size": (side, side), "pause": "none"})["process"]
+        if found is None:
+            raise InputError("how much a process weighs is known on Linux only: leave the study 'largest' out")
+        return found
+
+    limit, step = MACHINE_BYTES - OTHERS_BYTES, 256
+    weights = {side: weight(side) for side in (4096, 8192)}
+    while True:
+        # On the line through the two largest: memory grows with the pixels, beside what every process has.
+        low, high = sorted(weights)[-2:]
+        per_pixel = (weights[high] - weights[low]) / (high**2 - low**2)
+        fits = max((side for side in weights if weights[side] <= limit), default=low)
+        guess = int(((limit - weights[low]) / per_pixel + low**2) ** 0.5) // step * step
+        if guess in weights:
+            guess = fits + step
+        if guess in weights:  # what is one step larger did not fit
+            return {
+                "pause": "none",
+                "image_size": f"{fits}x{fits}",
+                f"{job['what']}_mib": round(weights[fits] / 2**20),
+                "machine_mib": MACHINE_BYTES // 2**20,
+                "reserve_mib": OTHERS_BYTES // 2**20,
+                **state_of(choose_device(job["device"])),
+            }
+        weights[guess] = weight(guess)
 
 
 def weighed(job: Row, pause: str) -> tuple[str, ...]:

@@ -6,8 +6,10 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import BACKBONE, random_images, tiny_model
 
 from paumer.pause import NO_PAUSE, PauseConfig, Threshold
@@ -90,31 +92,41 @@ def test_the_threshold_pauses_as_many_as_the_ratio():
 def test_adaptive_compares_budgets_at_equal_tokens(tmp_path):
     import adaptive
 
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "noise.png")
     words = [SCENES, "--data", "scenes", "--pauses", "5:0.6", "--image-size", 48, 64, "--batch-size", 2]
-    words += ["--batches", 1, "--rounds", 1, "--device", "cpu", "--out", tmp_path / "a.csv"]
+    words += ["--batches", 1, "--rounds", 1, "--device", "cpu", "--mixed", tmp_path / "noise.png"]
     dataset = adaptive.create_dataset("scenes", "val", num_images=4, size=(48, 64))
     original, adaptive.create_dataset = adaptive.create_dataset, lambda *_: dataset
     try:
-        adaptive.main(list(map(str, words)))
+        adaptive.main(list(map(str, [*words, "--out", tmp_path / "a.csv"])))
     finally:
         adaptive.create_dataset = original
     rows = rows_of(tmp_path / "a.csv")
-    assert [row["mode"] for row in rows] == [
-        "fixed",
-        "@batch",
-        "nats",
-        "nats, easiest",
-        "nats, hardest",
-        "nats, half and half",
+    mixed = "scenes and 1 of other cameras"
+    assert [(row["images"], row["mode"]) for row in rows] == [
+        ("scenes", "fixed"),
+        ("scenes", "@batch"),
+        ("scenes", "nats"),
+        ("scenes, easiest", "nats"),
+        ("scenes, hardest", "nats"),
+        ("scenes, half and half", "nats"),
+        (mixed, "@batch"),
+        (mixed, "nats"),
     ]
     for row in rows:
         check_conditions(row)
+        if row["mode"] != "fixed":
+            assert float(row["least"]) <= float(row["paused"]) <= float(row["most"]) and float(row["over_fixed"]) > 0
     fixed, batch, nats = rows[:3]
     assert float(batch["tokens"]) == pytest.approx(float(fixed["tokens"]), abs=0.02)
     assert float(nats["tokens"]) == pytest.approx(float(fixed["tokens"]), abs=0.05)
     ((layer, threshold),) = PauseConfig.parse(nats["pause"]).steps
     assert layer == 5 and isinstance(threshold, Threshold)
     assert float(rows[3]["paused"]) >= float(rows[4]["paused"])
+    # Of 24 patches 14 pause, whoever's they are; and noise is harder than a scene.
+    assert float(rows[6]["paused"]) == pytest.approx(14 / 24, abs=1e-3)
+    assert float(rows[7]["least"]) < float(rows[7]["most"])
 
 
 def test_training_steps_are_compared_draw_by_draw(tmp_path):
@@ -136,12 +148,50 @@ def test_scaling_measures_and_weighs_a_job(monkeypatch):
     rows = scaling.work({**whole, **common})
     assert [row["pause"] for row in rows] == ["none", "2:0.5"] and float(rows[1]["flop_speedup"]) > 1
     for what in ("forward", "segment"):
-        assert scaling.weigh({**whole, **common, "pause": "2:0.5", "what": what}).keys() == {"bytes"}
+        found = scaling.weigh({**whole, **common, "pause": "2:0.5", "what": what})
+        assert found.keys() == {"bytes", "process"}
+        assert found["process"] is None or found["process"] > found["bytes"]
     window = {"study": "x", "size": "Ti", "image_size": [64, 128], "batch_size": 1, "pauses": [], "crop_size": [64, 64]}
     (row,) = scaling.work({**window, "stride": [32, 32], **common})
     model = tiny_model()
     one = scaling.flop_formula(model, NO_PAUSE, (64, 64))
     assert float(row["gflop_per_image"]) == pytest.approx(3 * one / 1e9, abs=0.01)
+
+
+@pytest.mark.parametrize("per_pixel", [30.0, 41.0, 90.0])
+def test_the_largest_image_is_the_last_that_fits(per_pixel, monkeypatch):
+    import scaling
+
+    tried = []
+
+    def in_process(what, job):
+        tried.append(job["image_size"][0])
+        # A little more than linear, so that the first guess is off.
+        return {"process": int(7e8 + per_pixel * tried[-1] ** 2 * (1 + tried[-1] / 1e6))}
+
+    monkeypatch.setattr(scaling, "in_process", in_process)
+    row = scaling.largest({"what": "segment", "device": "cpu"})
+    side = int(row["image_size"].split("x")[0])
+    limit = 15 * 2**30
+    assert in_process("", {"image_size": (side, side)})["process"] <= limit
+    assert in_process("", {"image_size": (side + 256, side + 256)})["process"] > limit
+    # Nothing much larger is ever tried: it would be the machine's end.
+    assert max(tried) <= 1.1 * side and len(tried) < 9
+
+
+def test_attention_that_gives_values_back_weighs_what_attention_weighs(monkeypatch):
+    import scaling
+
+    monkeypatch.setitem(scaling.SIZES, "Ti", BACKBONE)
+    monkeypatch.setattr(scaling.F, "scaled_dot_product_attention", scaling.F.scaled_dot_product_attention)
+    job = {"study": "x", "size": "Ti", "image_size": [64, 64], "batch_size": 1, "num_classes": 5, "device": "cpu"}
+    job |= {"dtype": "float32", "pauses": [], "whole": True, "pause": "none", "what": "segment", "blocks": 1}
+    before = scaling.F.scaled_dot_product_attention
+    assert scaling.weigh({**job, "attention": "none"})["process"]
+    value = torch.ones(1, 2, 3, 4)
+    found = scaling.F.scaled_dot_product_attention(value, value, value, dropout_p=0.0)
+    assert scaling.F.scaled_dot_product_attention is not before
+    assert torch.equal(found, value) and found.data_ptr() != value.data_ptr()
 
 
 def test_every_job_of_the_plan_can_be_read():
@@ -152,6 +202,21 @@ def test_every_job_of_the_plan_can_be_read():
             assert json.loads(json.dumps(job))["size"] in scaling.SIZES
             for pause in job["pauses"]:
                 PauseConfig.parse(pause).check_depth(12)
+
+
+def test_dtypes_are_compared_in_turns(tmp_path):
+    import dtypes
+
+    words = [SCENES, "--data", "scenes", "--pauses", "5:0.6", "--dtypes", "float32", "bfloat16", "--limit", 2]
+    dtypes.main(list(map(str, [*words, "--rounds", 1, "--device", "cpu", "--out", tmp_path / "d.csv"])))
+    rows = rows_of(tmp_path / "d.csv")
+    assert [(row["dtype"], row["pause"]) for row in rows] == [
+        ("float32", "none"), ("float32", "5:0.6"), ("bfloat16", "none"), ("bfloat16", "5:0.6")
+    ]  # fmt: skip
+    for row in rows:
+        check_conditions(row)
+        assert 0 < float(row["miou"]) < 100 and float(row["over_float32"]) > 0 and float(row["same_pixels"]) > 0.9
+    assert float(rows[0]["over_float32"]) == float(rows[0]["speedup"]) == float(rows[0]["same_pixels"]) == 1
 
 
 def test_the_mask_is_timed_on_real_logits_and_on_noise(tmp_path):

@@ -86,8 +86,12 @@ def encode(
     ``select`` maps a layer, counted from 1, to the choice of the tokens that pause after it (see `selectors`). A paused
     token is not updated any more and no running token attends to it; prefix tokens never pause.
     """
+    batch_size = len(images)
     x, grid = embed_patches(vit, images, preset)
+    # Large images take as much memory as the tokens do, and are not needed any more.
+    del images
     running = Running.all_of(x, vit.num_prefix_tokens)
+    del x
     parked: list[Tokens] = []
     steps: list[PauseStep] = []
     for layer, block in enumerate(vit.blocks, start=1):
@@ -106,9 +110,9 @@ def encode(
     # Tokens of which none paused never left their order.
     tokens = running.x[:, running.num_prefix :]
     if parked:
-        tokens = assemble_tokens([*parked, Tokens(running.patches, running.index)], len(images))
+        tokens = assemble_tokens([*parked, Tokens(running.patches, running.index)], batch_size)
     # The norm works token by token, so once after assembling is the same as on each group.
-    return vit.norm(tokens), Trace(grid, len(images), tuple(steps))
+    return vit.norm(tokens), Trace(grid, batch_size, tuple(steps))
 
 
 def run_block(block: nn.Module, running: Running) -> Running:

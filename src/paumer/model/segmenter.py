@@ -236,8 +236,8 @@ class Segmenter(nn.Module):
             assert aux_logits is not None
             return score_logits(criterion, aux_logits), aux_logits
 
-        x = self.pad(self.normalize(images))
-        tokens, trace = encode(self.encoder, x, select, score_tokens, self.preset)
+        # The normalised images get no name here, so that the encoder frees them once they are embedded.
+        tokens, trace = encode(self.encoder, self.pad(self.normalize(images)), select, score_tokens, self.preset)
         return SegmenterOutput(self.decoder(tokens, grid), trace)
 
     def predict_aux(self, layer: int, tokens: Tensor) -> Tensor | None:
