@@ -34,6 +34,7 @@ from paumer.errors import InputError
 from paumer.model import Segmenter, create_model
 from paumer.model.cost import count_call, flop_formula
 from paumer.model.encoder import embed_patches
+from paumer.model.packed import run_block
 from paumer.pause import NO_PAUSE, PauseConfig, parse_pauses
 
 Call = Callable[[], object]
@@ -79,7 +80,7 @@ class Parts:
 
     def run_blocks(self, x: Tensor) -> None:
         for block in self.model.encoder.blocks[:BLOCKS]:
-            x = block(x)
+            x = run_block(block, x)
 
     def running(self, pause: PauseConfig) -> list[int]:
         return pause.num_running(self.num_patches, self.model.depth)

@@ -2,8 +2,10 @@
 
     python benchmarks/tables.py entropy=OUT/sweeps/entropy-0 random=OUT/sweeps/random-0 …
 
-The first folder gives the speed-ups and GFLOP. Further tables: mIoU at +X % images per second, read off each
-series' front, and the classes that pay. Several folders of one name, as of several seeds, give mean ± deviation.
+The first folder gives the speed-ups and GFLOP of the first table. Further tables: mIoU at +X % images per second, read
+off each series' front, and the classes that pay. Several folders of one name, as of several seeds, give mean ±
+deviation. With `--speeds FOLDER` all speed-ups are those of one sweep of the same architecture: weights do not matter
+to them, and one measurement on a quiet machine serves all series alike.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from paumer.errors import InputError
@@ -30,6 +33,18 @@ def read(words: Sequence[str]) -> Series:
         points = {point.pause: point for point in SweepFolder(path).points() if "all" in point.scores}
         series.setdefault(name, []).append(points)
     return series
+
+
+def with_speeds(series: Series, folder: SweepFolder) -> Series:
+    """The same scores at the speeds of another sweep; what that one did not time falls out."""
+    timed = {point.pause: point for point in folder.points()}
+    return {
+        name: [
+            {pause: replace(timed[pause], scores=point.scores) for pause, point in run.items() if pause in timed}
+            for run in runs
+        ]
+        for name, runs in series.items()
+    }
 
 
 def spread(values: Sequence[float]) -> str:
@@ -98,9 +113,12 @@ def who_pays(points: dict[PauseConfig, SweepPoint], pauses: Sequence[PauseConfig
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("series", nargs="+", metavar="NAME=FOLDER")
+    parser.add_argument("--speeds", metavar="FOLDER", help="a sweep whose speed-ups hold for all series")
     parser.add_argument("--speedups", type=float, nargs="+", default=[1.2, 1.4, 1.5, 1.6])
     args = parser.parse_args()
     series = read(args.series)
+    if args.speeds:
+        series = with_speeds(series, SweepFolder(args.speeds))
     first = next(iter(series.values()))[0]
     print("\n".join(table_1(series)), "\n")
     print("\n".join(mious_at(series, args.speedups)), "\n")

@@ -101,7 +101,7 @@ def sweep_info(names: Sequence[str], **changes: Any) -> dict[str, Any]:
         "versions": {"paumer": "0.1.0", "torch": "2.14.1"},
         "dtype": "float32",
         "attention": "auto",
-        "upsample": True,
+        "output": "mask",
         "batch_size": 1,
         "image_size": [48, 64],
         "rounds": 7,

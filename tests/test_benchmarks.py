@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from synthetic_sweep import NUMBERS, make_sweep
 from tiny import BACKBONE, random_images, tiny_model
 
 from paumer.pause import NO_PAUSE, PauseConfig, Threshold
@@ -229,3 +230,43 @@ def test_the_mask_is_timed_on_real_logits_and_on_noise(tmp_path):
     for row in rows:
         check_conditions(row)
         assert int(row["pixels"]) == 64 * 96 and int(row["pixels_that_differ"]) <= 2
+
+
+def test_tables_take_all_speeds_from_one_sweep(tmp_path, capsys, monkeypatch):
+    import tables
+
+    make_sweep(tmp_path / "ours")
+    faster = [(pause, 2 * speedup - 1, half, gflops, iou) for pause, speedup, half, gflops, iou in NUMBERS[:-1]]
+    make_sweep(tmp_path / "speeds", faster)
+    words = ["tables.py", f"ours={tmp_path / 'ours'}", "--speedups", "1.5"]
+    monkeypatch.setattr("sys.argv", words)
+    tables.main()
+    own = capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", [*words, "--speeds", str(tmp_path / "speeds")])
+    tables.main()
+    theirs = capsys.readouterr().out
+    # 80 + 40 + 90 over 3 and so on: the scores stay, the speeds are those of the other sweep.
+    assert "| `5:0.6` | 5.00 | 1.60 | 1.25 | 69.53 |" in own
+    assert "| `5:0.6` | 5.00 | 1.60 | 1.50 | 69.53 |" in theirs
+    assert "| ours | 69.53 |" in theirs and "| ours | 69.53 |" not in own
+
+
+@pytest.mark.parametrize("folder", sorted(BENCHMARKS.glob("performance_*/")), ids=lambda path: path.name)
+def test_the_page_of_a_measurement_is_what_its_tables_give(folder):
+    import performance_page
+
+    assert performance_page.page(folder) == (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_page_leaves_out_tables_that_are_not_there(tmp_path, capsys):
+    import performance_page
+
+    source = next(BENCHMARKS.glob("performance_*/mask.csv"))
+    (tmp_path / "mask.csv").write_bytes(source.read_bytes())
+    performance_page.main([str(tmp_path)])
+    text = (tmp_path / "README.md").read_text()
+    assert "## The mask without" in text and "## Compiled" not in text
+    (tmp_path / "mask.csv").unlink()
+    with pytest.raises(SystemExit):
+        performance_page.main([str(tmp_path)])
+    assert "holds none of the tables" in capsys.readouterr().err

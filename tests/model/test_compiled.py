@@ -123,6 +123,21 @@ def test_what_no_graph_can_hold_runs_uncompiled_and_is_said_once(monkeypatch, ca
 
 @in_a_child
 @torch.inference_mode()
+def test_packed_layers_run_uncompiled_and_that_is_said_once(monkeypatch, caplog):
+    eager_backend(monkeypatch)
+    own = compile_segmenter(tiny_model(), "block")
+    with caplog.at_level(logging.WARNING):
+        for images in (random_images(1), random_images(2)):
+            own(images, "2:0.5")
+        own(random_images(1), "2:0.5@batch")
+        assert not caplog.records  # one image is never packed
+        for _ in range(2):
+            own(random_images(2), "2:0.5@batch")
+    assert len(caplog.records) == 1 and "'2:0.5@batch' the layers behind run uncompiled" in caplog.text
+
+
+@in_a_child
+@torch.inference_mode()
 def test_a_failing_compiler_names_the_switch(monkeypatch):
     def backend(graph, inputs):
         raise RuntimeError("no compiler here")

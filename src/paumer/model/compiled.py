@@ -38,7 +38,8 @@ def compile_segmenter(model: Segmenter, mode: str) -> Segmenter:
 
     Args:
         mode: ``off``: the model as it is. ``block``: a graph of one block with free numbers of tokens and images, made
-            at the first call; all pause configurations and all layers use it. ``full``: a graph of everything up to
+            at the first call; all pause configurations and all layers use it, but for layers on images that keep
+            different numbers of tokens. ``full``: a graph of everything up to
             the logits on the patch grid for each configuration, size and batch that is met; on CUDA it is captured
             and replayed as one CUDA graph. Each is made when it is first called for, which takes tens of seconds.
 
@@ -53,7 +54,7 @@ def compile_segmenter(model: Segmenter, mode: str) -> Segmenter:
     if mode == "block":
         for block in (*own.encoder.blocks, *getattr(own.decoder, "blocks", ())):
             block.compile(dynamic=True, fullgraph=True, **_known(recompile_limit=_MAX_BLOCK_GRAPHS))
-    predict = own._predict if mode == "block" else _Graphs(own._predict)
+    predict = partial(_predict_in_blocks, own._predict) if mode == "block" else _Graphs(own._predict)
     own._predict = partial(_predict_or_tell, own, predict)  # of this copy alone
     return own
 
@@ -80,6 +81,18 @@ def _predict_or_tell(
         if isinstance(error, FailOnRecompileLimitHit):
             reason = "more graphs were needed than torch may make"
         raise InputError(f"compiling the model failed ({reason}): switch it off with --compile off") from error
+
+
+def _predict_in_blocks(
+    predict: Predict, images: Tensor, pause: PauseConfig, criterion: str, seeds: Sequence[int] | None
+) -> SegmenterOutput:
+    if pause.is_adaptive and len(images) > 1:
+        warn_once(
+            log,
+            f"images that keep different numbers of tokens are packed, which the graph of a block does not hold: with "
+            f"'{pause}' the layers behind run uncompiled in batches",
+        )
+    return predict(images, pause, criterion, seeds)
 
 
 class _Graphs:

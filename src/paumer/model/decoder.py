@@ -11,6 +11,7 @@ from timm.layers import calculate_drop_path_rates
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from paumer.model.packed import run_block
 from paumer.model.presets import Preset
 
 
@@ -74,7 +75,7 @@ class MaskTransformer(nn.Module):
         """(B, N, D), (h, w) -> (B, C, h, w)."""
         x = torch.cat([self.proj_dec(tokens), self.cls_emb.expand(tokens.shape[0], -1, -1)], dim=1)  # (B, N + C, D)
         for block in self.blocks:
-            x = block(x)
+            x = run_block(block, x)
         x = self.decoder_norm(x)
         patches = F.normalize(x[:, : -self.num_classes] @ self.proj_patch, dim=-1)
         classes = F.normalize(x[:, -self.num_classes :] @ self.proj_classes, dim=-1)

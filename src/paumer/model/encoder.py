@@ -19,7 +19,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from paumer.errors import InputError, did_you_mean
-from paumer.model.packed import run_packed
+from paumer.model.packed import run_block, run_packed
 from paumer.model.presets import Preset
 from paumer.model.select import Select
 from paumer.model.tokens import Lengths, Running, Tokens, assemble_tokens
@@ -95,7 +95,7 @@ def encode(
     parked: list[Tokens] = []
     steps: list[PauseStep] = []
     for layer, block in enumerate(vit.blocks, start=1):
-        running = run_block(block, running)
+        running = _run_layer(block, running)
         if layer not in select:
             continue
         patches = running.patches
@@ -115,8 +115,8 @@ def encode(
     return vit.norm(tokens), Trace(grid, batch_size, tuple(steps))
 
 
-def run_block(block: nn.Module, running: Running) -> Running:
+def _run_layer(block: nn.Module, running: Running) -> Running:
     """One layer on all running tokens."""
     if not running.is_packed:
-        return replace(running, x=block(running.x))
+        return replace(running, x=run_block(block, running.x))
     return replace(running, x=run_packed(block, running.x, tuple(n + running.num_prefix for n in running.lengths)))

@@ -1,8 +1,9 @@
-"""A block of the encoder on images that have different numbers of tokens, without padding.
+"""A block on the tokens of several images, also where they have different numbers of them, without padding.
 
-Knows nothing of pausing. Everything but attention works token by token and takes the packed tokens of all images at
-once; attention goes image by image, or in one call of variable length where CUDA has it. Padding with a mask, masks of
-diagonal blocks and nested tensors were slower than not pausing at all.
+Knows nothing of pausing. Where all have as many it is timm's own block that runs, but for processors on which attention
+in slices is quicker. Where they do not, everything but attention works token by token and takes the packed tokens of
+all images at once; attention goes image by image, or in one call of variable length where CUDA has it. Padding with a
+mask, masks of diagonal blocks and nested tensors were slower than not pausing at all.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 from importlib.util import find_spec
 from itertools import accumulate
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +20,25 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from paumer.errors import warn_once
+from paumer.model.attention import attend_in_slices, slices_pay
 
 log = logging.getLogger(__name__)
+
+
+def run_block(block: nn.Module, x: Tensor) -> Tensor:
+    """One block on images of equally many tokens (B, n, D) -> (B, n, D): timm's own forward pass, bit for bit.
+
+    Only where attention in slices is quicker (see `slices_pay`) it equals that up to rounding.
+    """
+    compiled = block._compiled_call_impl is not None
+    if compiled or not _is_plain(block) or not block.attn.fused_attn or not slices_pay(x):
+        return block(x)
+    return run_packed(block, x.flatten(0, 1)[None], (x.shape[1],) * len(x))[0].unflatten(0, x.shape[:2])
+
+
+def _is_plain(block: nn.Module) -> TypeGuard[Block]:
+    """Whether it is timm's usual block, whose steps are known here, and not in training, where it drops images."""
+    return type(block) is Block and type(block.attn) is Attention and not block.training
 
 
 def run_packed(block: nn.Module, x: Tensor, lengths: tuple[int, ...]) -> Tensor:
@@ -28,10 +47,9 @@ def run_packed(block: nn.Module, x: Tensor, lengths: tuple[int, ...]) -> Tensor:
     Equals the block on each image alone, up to the order of sums. Blocks and attention that are not timm's usual ones
     are called for each image, and so are all of them in training, where stochastic depth drops images.
     """
-    plain = type(block) is Block and type(block.attn) is Attention
-    if not plain or block.training:
+    if not _is_plain(block):
         return torch.cat([block(image) for image in x.split(lengths, dim=1)], dim=1)
-    assert isinstance(block, Block) and isinstance(block.attn, Attention)
+    assert isinstance(block.attn, Attention)
     x = x + block.ls1(attend(block.attn, block.norm1(x)[0], lengths)[None])
     return x + block.ls2(block.mlp(block.norm2(x)))
 
@@ -52,10 +70,12 @@ def attend(attention: Attention, x: Tensor, lengths: tuple[int, ...]) -> Tensor:
 
 
 def _attend_each(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], fused: bool) -> Tensor:
-    parts = []
+    parts, in_slices = [], fused and slices_pay(q)
     for q_i, k_i, v_i in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True):
         q_i, k_i, v_i = (part.transpose(0, 1)[None] for part in (q_i, k_i, v_i))  # (1, heads, n, d)
-        if fused:
+        if in_slices:
+            y = attend_in_slices(q_i, k_i, v_i)
+        elif fused:
             y = F.scaled_dot_product_attention(q_i, k_i, v_i)
         else:
             y = (q_i * q_i.shape[-1] ** -0.5 @ k_i.transpose(-2, -1)).softmax(dim=-1) @ v_i
