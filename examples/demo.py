@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
     seconds = time_forward(predictor.model, images[0])
     rows = [make_row(predictor, pause, images[0], mious.get(pause), seconds) for pause in PAUSES]
     conditions = (
-        f"{what}; images/s: forward pass of one {images[0].shape[2]}x{images[0].shape[1]} image on the CPU, batch 1, "
+        f"{what}; images/s: from one {images[0].shape[2]}x{images[0].shape[1]} image to its mask on the CPU, batch 1, "
         f"{torch.get_num_threads()} threads, float32, torch {torch.__version__}, "
         f"median of {ROUNDS} interleaved rounds; checkpoint {model_path.name}"
     )
@@ -103,13 +103,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def time_forward(model: paumer.Segmenter, image: torch.Tensor) -> dict[PauseConfig, list[float]]:
-    """Seconds per forward pass; configurations take turns, so that a busy machine slows all of them alike."""
+    """Seconds from an image to its mask; configurations take turns, so that a busy machine slows all of them alike."""
     seconds: dict[PauseConfig, list[float]] = {pause: [] for pause in PAUSES}
     with torch.inference_mode():
         for turn in range(ROUNDS + 1):
             for pause in PAUSES:
                 start = time.perf_counter()
-                model(image[None], pause)
+                model.segment(image[None], pause)
                 if turn:
                     seconds[pause].append(time.perf_counter() - start)
     return seconds

@@ -23,7 +23,7 @@ from paumer.benchmark import is_out_of_memory, time_interleaved
 from paumer.checkpoint import model_id, open_segmenter
 from paumer.data.images import read_image
 from paumer.data.spec import distinct_palette
-from paumer.device import choose_device
+from paumer.device import choose_device, keep_freed_memory
 from paumer.errors import InputError
 from paumer.front import FRONT_FILE, Front, Point, check_target, choose_for_throughput
 from paumer.inference import InferenceConfig
@@ -93,6 +93,8 @@ class Predictor:
         target = None if isinstance(model, Segmenter) and device == "auto" else choose_device(device)
         given = (model if isinstance(model, Segmenter) else open_segmenter(model)).to(target).eval()
         self.model = in_dtype(given, dtype)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         config = self.model.config
         self.pause = PauseConfig.parse(pause)
         self.criterion = criterion
