@@ -28,6 +28,7 @@ table training_step training_step --rounds 25
 table compiled compiled --dtype "$DTYPE"
 table mask mask "$MODEL" --data camvid --root "$CAMVID"
 table dtypes dtypes "$MODEL" --data camvid --root "$CAMVID"
+[ "$DEVICE" != cpu ] || table allocator allocator "$MODEL" --data camvid --root "$CAMVID"
 if [ "$DTYPE" = float32 ] && "$PYTHON" -c "import torch; from paumer.device import choose_device, choose_dtype
 raise SystemExit(choose_dtype('auto', choose_device('$DEVICE')) != torch.bfloat16)"; then
     table ideal_bfloat16 ideal --rounds 11 --dtype bfloat16 --num-classes 19

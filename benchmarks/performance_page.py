@@ -243,6 +243,25 @@ def _with_last(rows: Sequence[Row], body: Sequence[list[str]]) -> list[list[str]
     return [[*cells, short(row["speedup_over_float32_none"])] for row, cells in zip(rows, body, strict=True)]
 
 
+def allocator_section(rows: Sequence[Row]) -> list[str]:
+    header = ["dtype", "pause", "ms, usual", "ms, kept", "time saved", "page faults of a call, usual", "kept"]
+    body = [
+        [
+            row["dtype"],
+            code(row["pause"]),
+            row["usual_ms"],
+            row["kept_ms"],
+            f"{per_cent(row['saved'], 0)} ({per_cent(row['saved_least'], 0)} to {per_cent(row['saved_most'], 0)})",
+            row["usual_faults"],
+            row["kept_faults"],
+        ]
+        for row in rows
+    ]
+    first = rows[0]
+    about = f"{first['processes']} processes of either kind in turns, an image of {first['data']} {first['split']}, "
+    return [about + f"{first['model']}, from the image to the mask.", "", *table(header, body, numbers_from=2)]
+
+
 def compiled_section(rows: Sequence[Row]) -> list[str]:
     first = rows[0]
     header = ["compile", "pause", "ms", "times as fast as eager", "speed-up by pausing", "making it", "graphs made"]
@@ -376,6 +395,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Sequence[Row]], list[str]]], ...] = (
     ("adaptive", "Budgets that follow the image", adaptive_section),
     ("mask", "The mask without the logits of all pixels", mask_section),
     ("dtypes", "Half precision", dtypes_section),
+    ("allocator", "Freed memory that is kept", allocator_section),
     ("compiled", "Compiled graphs", compiled_section),
     ("compiled_bfloat16", "Compiled graphs in bfloat16", compiled_section),
     ("training_step", "A step of training", training_section),

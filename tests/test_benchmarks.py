@@ -205,6 +205,18 @@ def test_every_job_of_the_plan_can_be_read():
                 PauseConfig.parse(pause).check_depth(12)
 
 
+def test_processes_with_and_without_kept_memory_take_turns(tmp_path):
+    import allocator
+
+    words = [SCENES, "--data", "scenes", "--pauses", "none", "5:0.6", "--dtypes", "float32", "--processes", 1]
+    allocator.main(list(map(str, [*words, "--rounds", 1, "--out", tmp_path / "a.csv"])))
+    rows = rows_of(tmp_path / "a.csv")
+    assert [row["pause"] for row in rows] == ["none", "5:0.6"]
+    for row in rows:
+        check_conditions(row)
+        assert float(row["usual_ms"]) > 0 and float(row["saved_least"]) <= float(row["saved"]) < 1
+
+
 def test_dtypes_are_compared_in_turns(tmp_path):
     import dtypes
 
