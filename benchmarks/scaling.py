@@ -281,8 +281,9 @@ def draw(path: Path) -> Path:
             axes[1, 1].plot(tokens, [float(r["gflop_per_s"]) for r in own], **style)
     axes[0, 0].set(xscale="log", yscale="log", xlabel="tokens of the image", ylabel="seconds per image", title="Time")
     axes[1, 1].set(xscale="log", xlabel="tokens of the image", ylabel="GFLOP/s", title="Arithmetic per second")
-    axes[1, 1].set_ylim(bottom=0)
+    axes[1, 1].set_ylim(0, 1.1 * axes[1, 1].get_ylim()[1])
     tiny = [r for r in rows if r["study"] in ("resolution", "memory") and r["model"] == "Ti" and r["pause"] == "none"]
+    tiny = [r for r in tiny if not r.get("attention")]
     tiny.sort(key=lambda r: r["pixels"])
     for what, marker, line, text in (
         ("forward", "o", "-", "logits of all pixels"),
