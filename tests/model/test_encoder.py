@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from functools import lru_cache, partial
 
 import pytest
@@ -276,3 +277,21 @@ def test_what_is_not_a_plain_vit_is_refused(backbone):
 def test_the_tag_of_weights_does_not_matter():
     vit = create_vit(f"{BACKBONE}.r160_in1k", (64, 64), TIMM, 0.0)
     assert len(vit.blocks) == DEPTH
+
+
+@pytest.mark.parametrize("size", [(64, 64), (50, 70)])
+def test_images_are_freed_once_they_are_embedded(size):
+    """They weigh as much as the widest layer of a large image."""
+    model, alive = tiny_model(), []
+    pad = model.pad
+
+    def watch(x):
+        padded = pad(x)
+        alive.append(weakref.ref(padded))
+        return padded
+
+    model.pad = watch
+    model.encoder.blocks[0].register_forward_pre_hook(lambda *_: alive.append(alive[0]() is None))
+    with torch.inference_mode():
+        model.segment(random_images(2, *size), "2:0.5")
+    assert alive[1] is True
