@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -141,10 +140,11 @@ def weigh(job: Row) -> dict[str, int | None]:
             call()
             return {"bytes": torch.cuda.max_memory_allocated(device) - held, "process": None}
         grown = resident_growth(call)
-        return {
-            "bytes": grown,
-            "process": None if grown is None else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-        }
+        if grown is None:
+            return {"bytes": None, "process": None}
+        import resource  # Windows has none
+
+        return {"bytes": grown, "process": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
 
 
 def load(job: Row, device: torch.device) -> tuple[Segmenter, Tensor]:

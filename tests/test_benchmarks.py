@@ -180,7 +180,7 @@ def test_the_largest_image_is_the_last_that_fits(per_pixel, monkeypatch):
     assert max(tried) <= 1.1 * side and len(tried) < 9
 
 
-def test_attention_that_gives_values_back_weighs_what_attention_weighs(monkeypatch):
+def test_a_process_can_be_weighed_with_attention_that_gives_its_values_back(monkeypatch):
     import scaling
 
     monkeypatch.setitem(scaling.SIZES, "Ti", BACKBONE)

@@ -48,7 +48,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 @cache
 def keep_freed_memory() -> None:
-    """Lets the C library keep the memory of activations for the next layer: up to a quarter of the time on a CPU.
+    """Lets the C library keep the memory of activations for the next layer (`benchmarks/allocator.py` tells the gain).
 
     glibc takes tensors of some megabytes from the system and gives them back each time, and the system clears every
     page anew. Up to which size it keeps memory follows the largest block that was freed, but for those above 32 MiB:
