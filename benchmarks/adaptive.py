@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rows import Row, collect, state_of
+from rows import Row, add_trained, run_script, state_of
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -32,7 +32,6 @@ from paumer.checkpoint import open_segmenter
 from paumer.data import create_dataset
 from paumer.data.datasets import Dataset
 from paumer.device import DTYPES, choose_device
-from paumer.errors import InputError
 from paumer.evaluate import evaluate, spread_indices
 from paumer.model import Segmenter, encoder
 from paumer.pause import NO_PAUSE, BatchShare, PauseConfig, Threshold, num_to_pause
@@ -253,10 +252,7 @@ def run(args: argparse.Namespace) -> Iterator[Row]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--root")
-    parser.add_argument("--split", default="val")
+    add_trained(parser)
     parser.add_argument("--pauses", nargs="+", default=["3:0.4", "5:0.6", "5:0.8"], help="one layer and ratio each")
     parser.add_argument("--mixed", nargs="+", help="image files of other cameras, for mixed batches")
     parser.add_argument("--image-size", type=int, nargs=2, default=[360, 480], metavar=("H", "W"))
@@ -266,11 +262,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="bfloat16 for attention of variable length")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("runs/adaptive.csv"))
-    args = parser.parse_args(argv)
-    try:
-        collect(run(args), args.out)
-    except InputError as error:
-        parser.error(str(error))
+    run_script(parser, argv, run)
 
 
 if __name__ == "__main__":

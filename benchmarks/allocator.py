@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rows import Row, collect, state_of
+from rows import Row, add_trained, collect, state_of
 
 from paumer.benchmark import time_interleaved
 from paumer.checkpoint import open_segmenter
@@ -88,10 +88,7 @@ def measure(args: argparse.Namespace, words: Sequence[str]) -> Iterator[Row]:
 def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--root")
-    parser.add_argument("--split", default="val")
+    add_trained(parser)
     parser.add_argument("--pauses", nargs="+", default=["none", "5:0.6", "3:0.4,5:0.4,7:0.4"])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32", "bfloat16"])
     parser.add_argument("--processes", type=int, default=5, help="of either kind")

@@ -16,12 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rows import Row, collect, state_of
+from rows import Row, run_script, state_of
 from torch._dynamo.utils import counters
 
 from paumer.benchmark import synchronize, time_interleaved
 from paumer.device import DTYPES, choose_device
-from paumer.errors import InputError
 from paumer.model import compile_segmenter, create_model
 from paumer.pause import parse_pauses
 
@@ -87,11 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=Path("runs/compiled.csv"))
-    args = parser.parse_args(argv)
-    try:
-        collect(measure(args), args.out)
-    except InputError as error:
-        parser.error(str(error))
+    run_script(parser, argv, measure)
 
 
 if __name__ == "__main__":

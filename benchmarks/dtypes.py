@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rows import Row, collect, state_of
+from rows import Row, add_trained, run_script, state_of
 from tqdm import tqdm
 
 from paumer.benchmark import time_interleaved
@@ -23,7 +23,6 @@ from paumer.checkpoint import open_segmenter
 from paumer.data import create_dataset
 from paumer.data.datasets import Dataset
 from paumer.device import DTYPES, choose_device
-from paumer.errors import InputError
 from paumer.evaluate import evaluate, spread_indices
 from paumer.model import Segmenter
 from paumer.pause import NO_PAUSE, PauseConfig, parse_pauses
@@ -88,21 +87,14 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--root")
-    parser.add_argument("--split", default="val")
+    add_trained(parser)
     parser.add_argument("--pauses", nargs="+", default=["5:0.6", "3:0.4,5:0.4,7:0.4"])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32", "bfloat16", "float16"])
     parser.add_argument("--limit", type=int, default=0, help="score so many images, spread evenly; default: all")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("runs/dtypes.csv"))
-    args = parser.parse_args(argv)
-    try:
-        collect(measure(args), args.out)
-    except InputError as error:
-        parser.error(str(error))
+    run_script(parser, argv, measure)
 
 
 if __name__ == "__main__":

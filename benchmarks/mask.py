@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rows import Row, collect, state_of
+from rows import Row, add_trained, run_script, state_of
 from torch import Tensor
 
 from paumer.benchmark import time_interleaved
@@ -83,21 +83,14 @@ def run(args: argparse.Namespace) -> Iterator[Row]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--root")
-    parser.add_argument("--split", default="val")
+    add_trained(parser)
     parser.add_argument("--num-classes", type=int, nargs="+", default=[19, 150])
     parser.add_argument("--image-size", type=int, nargs=2, default=[512, 512], metavar=("H", "W"))
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("runs/mask.csv"))
-    args = parser.parse_args(argv)
-    try:
-        collect(run(args), args.out)
-    except InputError as error:
-        parser.error(str(error))
+    run_script(parser, argv, run)
 
 
 if __name__ == "__main__":

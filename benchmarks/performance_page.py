@@ -55,6 +55,11 @@ def per_cent(text: str, digits: int = 1) -> str:
     return f"{100 * float(text):.{digits}f} %" if text else ""
 
 
+def beside_arithmetic(row: Row) -> str:
+    """The measured speed-up, and in brackets what arithmetic allows."""
+    return f"{short(row['speedup'])} ({short(row['flop_speedup'])})"
+
+
 def code(text: str) -> str:
     return f"`{text}`"
 
@@ -329,7 +334,7 @@ def scaling_section(rows: Sequence[Row]) -> list[str]:
     resolution = of("resolution")
     for row, others in beside(resolution, lambda row: (row["model"], row["image_size"])):
         height, width = map(int, row["image_size"].split("x"))
-        speeds = [f"{short(other['speedup'])} ({short(other['flop_speedup'])})" for other in others]
+        speeds = [beside_arithmetic(other) for other in others]
         cells = [f"ViT-{row['model']}, {row['image_size']}", str(height * width // 256)]
         cells += [short(str(float(row["ms_per_image"]) / 1000)), short(row["gflop_per_s"], 0), *speeds]
         body.append([*cells, row["forward_mib"], row["segment_mib"]])
@@ -340,7 +345,7 @@ def scaling_section(rows: Sequence[Row]) -> list[str]:
             short(row["ms_per_image"], 0),
             short(row["gflop_per_image"], 1),
             short(row["gflop_per_s"], 0),
-            *(f"{short(other['speedup'])} ({short(other['flop_speedup'])})" for other in others),
+            *(beside_arithmetic(other) for other in others),
         ]
         for row, others in beside(of("model"), lambda row: row["model"])
     ]
@@ -351,7 +356,7 @@ def scaling_section(rows: Sequence[Row]) -> list[str]:
             row["batch_size"],
             short(row["ms_per_image"], 0),
             short(row["gflop_per_s"], 0),
-            *(f"{short(other['speedup'])} ({short(other['flop_speedup'])})" for other in others),
+            *(beside_arithmetic(other) for other in others),
         ]
         for row, others in beside(of("batch"), lambda row: row["batch_size"])
     ]

@@ -5,15 +5,17 @@ Knows nothing of what is measured.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from paumer.benchmark import conditions
+from paumer.errors import InputError
 from paumer.files import write_beside
 
 Row = dict[str, Any]
@@ -23,6 +25,27 @@ def state_of(device: torch.device) -> Row:
     """Device, threads, load and versions, flat enough for a cell each."""
     state = dict(conditions(device))
     return {**state, "versions": json.dumps(state["versions"])}
+
+
+def add_trained(parser: argparse.ArgumentParser) -> None:
+    """The options of a script that takes a trained model and a data set."""
+    parser.add_argument("model")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--root")
+    parser.add_argument("--split", default="val")
+
+
+def run_script(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    measure: Callable[[argparse.Namespace], Iterable[Row]],
+) -> None:
+    """Measures as the words say, into ``--out``; what the user has to mend is one sentence and exit code 2."""
+    args = parser.parse_args(argv)
+    try:
+        collect(measure(args), args.out)
+    except InputError as error:
+        parser.error(str(error))
 
 
 def collect(rows: Iterable[Row], out: Path) -> None:

@@ -9,18 +9,17 @@ step, so their sums compare; a step whose layer scores and pauses nothing shows 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
-from rows import Row, collect, state_of
+from rows import Row, run_script, state_of
 from torch import Tensor
 
 from paumer.benchmark import time_interleaved
 from paumer.device import choose_device
-from paumer.errors import InputError
 from paumer.loss import segmentation_loss
 from paumer.model import Segmenter, create_model
 from paumer.pause import NO_PAUSE, PauseConfig, RandomPause
@@ -78,6 +77,11 @@ def measure(backbone: str, side: int, batch_size: int, args: argparse.Namespace)
     }
 
 
+def run(args: argparse.Namespace) -> Iterator[Row]:
+    for backbone, side in product(args.backbones, args.crops):
+        yield measure(backbone, side, args.batch_size, args)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", default=["vit_tiny_patch16_384", "vit_small_patch16_384"])
@@ -87,12 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=25, help="draws")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("runs/training_step.csv"))
-    args = parser.parse_args(argv)
-    try:
-        pairs = product(args.backbones, args.crops)
-        collect((measure(backbone, side, args.batch_size, args) for backbone, side in pairs), args.out)
-    except InputError as error:
-        parser.error(str(error))
+    run_script(parser, argv, run)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 import paumer
 from paumer.data.images import read_image
-from paumer.device import choose_dtype, device_name
+from paumer.device import choose_dtype, device_name, dtype_name
 from paumer.errors import InputError, did_you_mean
 from paumer.model import Segmenter, SegmenterOutput, compile_segmenter
 from paumer.model.cost import count_flops, flops_of_trace
@@ -321,7 +321,7 @@ def benchmark(
     size = (images.shape[-2], images.shape[-1])
     device = model.pixel_mean.device
     own_dtype = choose_dtype(dtype, device)
-    dtype = str(own_dtype).removeprefix("torch.")
+    dtype = dtype_name(own_dtype)
     state = conditions(device)
     held = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     for pause in pauses:

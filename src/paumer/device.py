@@ -97,9 +97,18 @@ def _fast_half(device: torch.device) -> torch.dtype | None:
         with torch.cuda.device(device):
             native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
+    return torch.bfloat16 if cpu_has("avx512_bf16") or cpu_has("amx_bf16") else None
+
+
+def cpu_has(instructions: str) -> bool:
+    """Whether torch sees these instructions on the processor, named as by `torch.cpu.get_capabilities`."""
     # Older releases of torch cannot tell.
-    has = getattr(torch.cpu, "get_capabilities", dict)()
-    return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else None
+    return bool(getattr(torch.cpu, "get_capabilities", dict)().get(instructions))
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``float32``, as it is written in options and results."""
+    return str(dtype).removeprefix("torch.")
 
 
 def device_name(device: torch.device) -> str:

@@ -54,9 +54,9 @@ def in_dtype(model: Segmenter, dtype: str | None) -> Segmenter:
     Raises:
         InputError: a dtype that is unknown, or that the device where the model is does not have.
     """
-    if dtype is None or choose_dtype(dtype, model.pixel_mean.device) == model.pixel_mean.dtype:
-        return model
-    return copy.deepcopy(model).to(choose_dtype(dtype, model.pixel_mean.device)).eval()
+    own = model.pixel_mean
+    wanted = own.dtype if dtype is None else choose_dtype(dtype, own.device)
+    return model if wanted == own.dtype else copy.deepcopy(model).to(wanted).eval()
 
 
 @torch.inference_mode()

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from paumer.benchmark import Speedup, conditions, time_interleaved
 from paumer.checkpoint import model_id
 from paumer.data.datasets import Dataset
+from paumer.device import dtype_name
 from paumer.errors import InputError, did_you_mean
 from paumer.evaluate import evaluate, spread_indices
 from paumer.front import (
@@ -184,7 +185,7 @@ class _Sweep:
                 "names": unique_names(dataset.spec.names),
                 "palette": dataset.spec.palette,
                 **conditions(self.device),
-                "dtype": str(self.model.pixel_mean.dtype).removeprefix("torch."),
+                "dtype": dtype_name(self.model.pixel_mean.dtype),
                 "attention": "auto",
                 "output": "mask",  # what a timed call ends with, at the image's size
                 "batch_size": config.batch_size,

@@ -45,7 +45,7 @@ def val_command(argv: Sequence[str]) -> int:
     pauses = parse_pauses(args.pauses)
 
     from paumer.checkpoint import open_segmenter
-    from paumer.device import choose_device
+    from paumer.device import choose_device, dtype_name
     from paumer.evaluate import evaluate, spread_indices
     from paumer.files import write_text
     from paumer.segment import in_dtype
@@ -70,7 +70,7 @@ def val_command(argv: Sequence[str]) -> int:
             "data": args.data,
             "split": args.split,
             **result.to_dict(dataset.spec.names),
-            "dtype": str(model.pixel_mean.dtype).removeprefix("torch."),
+            "dtype": dtype_name(model.pixel_mean.dtype),
             **versions(device),
         }
         for result in results

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from paumer.device import cpu_has
+
 # Weights of one slice: few enough that they stay in a CPU's cache and need no new pages of memory each time; and at
 # least so many queries that reading all keys pays.
 _SLICE_WEIGHTS = 2**20
@@ -34,5 +36,4 @@ def slices_pay(x: Tensor) -> bool:
     if x.device.type != "cpu" or x.dtype != torch.bfloat16 or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     named = not (torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.math_sdp_enabled())
-    has = getattr(torch.cpu, "get_capabilities", dict)()
-    return not named and bool(has.get("avx512_bf16")) and not has.get("amx_bf16")
+    return not named and cpu_has("avx512_bf16") and not cpu_has("amx_bf16")
