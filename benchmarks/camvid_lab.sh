@@ -102,5 +102,5 @@ for seed in $SEEDS; do
     set -- "$@" "entropy=$OUT/sweeps/entropy-$seed" "max_prob=$OUT/sweeps/max_prob-$seed" "margin=$OUT/sweeps/margin-$seed" \
         "random, trained=$OUT/sweeps/random-$seed" "random, untrained=$OUT/sweeps/random-untrained-$seed"
 done
-"$PYTHON" benchmarks/tables.py "$@" "frozen=$OUT/sweeps/frozen" > "$OUT/tables.md"
+"$PYTHON" benchmarks/tables.py --speeds "$OUT/sweeps/shipped" "$@" "frozen=$OUT/sweeps/frozen" > "$OUT/tables.md"
 echo "done: figures in $figures, the page is $OUT/report.html"
